@@ -1,0 +1,94 @@
+"""Where everything lives.  No other module knows these names (docs/disk.md).
+
+    <root>/   /var/lib/coracle, or ~/.local/share/coracle        survives a reboot
+      version                       storage format
+      images/                       an OCI image layout: oci-layout, index.json, blobs/sha256/
+      layers/<hex of diff_id>/diff  unpacked layers, the lower directories of overlay mounts
+      ingest/                       unfinished work, safe to delete when nothing runs
+      containers/<id>/              an OCI bundle: config.json rootfs/ and container.json upper/ work/ log
+      names/<name>                  container id; created exclusively, so a name has one owner
+    <run>/    /run/coracle, or $XDG_RUNTIME_DIR/coracle          gone after a reboot
+      containers/<id>/              state.json, lock, attach socket, exec.fifo
+      seccomp/                      compiled filters
+
+Root and each user have separate stores; they never mix.
+"""
+
+from __future__ import annotations
+
+import os
+
+
+def _user_directory(variable: str, fallback: str) -> str:
+    value = os.environ.get(variable, "")
+    return value if value.startswith("/") else fallback
+
+
+def default_root() -> str:
+    """The storage root of the calling user; ``$CORACLE_ROOT`` overrides it."""
+    if override := os.environ.get("CORACLE_ROOT"):
+        return os.path.abspath(override)
+    if os.geteuid() == 0:
+        return "/var/lib/coracle"
+    data = _user_directory("XDG_DATA_HOME", os.path.join(os.environ.get("HOME", "/"), ".local/share"))
+    return os.path.join(data, "coracle")
+
+
+def default_run() -> str:
+    """The run-time state directory of the calling user; ``$CORACLE_RUN`` overrides it."""
+    if override := os.environ.get("CORACLE_RUN"):
+        return os.path.abspath(override)
+    if os.geteuid() == 0:
+        return "/run/coracle"
+    return os.path.join(_user_directory("XDG_RUNTIME_DIR", f"/tmp/coracle-run-{os.getuid()}"), "coracle")
+
+
+class Paths:
+    """All paths below one storage root and one run directory."""
+
+    __slots__ = ("root", "run")
+
+    def __init__(self, root: str = "", run: str = "") -> None:
+        self.root = os.path.abspath(root) if root else default_root()
+        self.run = os.path.abspath(run) if run else default_run()
+
+    def version(self) -> str:
+        return f"{self.root}/version"
+
+    def images(self) -> str:
+        """The OCI image layout that is the content store."""
+        return f"{self.root}/images"
+
+    def layers(self) -> str:
+        return f"{self.root}/layers"
+
+    def layer(self, diff_id: str) -> str:
+        """Directory of the unpacked layer ``sha256:<hex>``; its tree is in ``diff`` below it."""
+        return f"{self.root}/layers/{diff_id.partition(':')[2]}"
+
+    def ingest(self) -> str:
+        """Unfinished downloads and unpacked trees, on the same file system as what they become."""
+        return f"{self.root}/ingest"
+
+    def containers(self) -> str:
+        return f"{self.root}/containers"
+
+    def container(self, identifier: str) -> str:
+        """The bundle directory of a container."""
+        return f"{self.root}/containers/{identifier}"
+
+    def names(self) -> str:
+        return f"{self.root}/names"
+
+    def name(self, name: str) -> str:
+        return f"{self.root}/names/{name}"
+
+    def running(self) -> str:
+        return f"{self.run}/containers"
+
+    def state(self, identifier: str) -> str:
+        """The run-time directory of a container: state.json, lock, sockets."""
+        return f"{self.run}/containers/{identifier}"
+
+    def seccomp_cache(self) -> str:
+        return f"{self.run}/seccomp"

@@ -1,0 +1,119 @@
+"""A plan is data: every change of the world is a Step, listed first and done second.
+
+One list serves everybody: ``run`` does it, a failure undoes it, ``explain`` prints it, the
+unit tests compare it without root.  The explanation cannot drift from what runs, because it
+is what runs (docs/decisions/0001-a-plan-is-data.md).
+
+A step happens in one of three places, in this order:
+
+``host``   in the engine's own process and namespaces: cgroups, id maps, opened mount sources
+``child``  in the cloned child, already in its new namespaces, still Python: mounts, pivot
+``init``   in the last moments before the program: ids, capabilities, seccomp; compiled to a
+           table of raw system calls, because no interpreter may run there (linux/launcher)
+"""
+
+from __future__ import annotations
+
+from coracle.errors import CoracleError, KernelError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
+
+HOST = "host"
+CHILD = "child"
+INIT = "init"
+
+
+class World:
+    """What the steps of one plan share while they are done.
+
+    ``fds`` holds open descriptors by role ("rootfs", "proc", "cgroup", ...), ``pids`` process
+    ids by role, ``warn`` takes one line about something asked for but not enforced.
+    """
+
+    __slots__ = ("fds", "pids", "values", "warn")
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self.fds: dict[str, int] = {}
+        self.pids: dict[str, int] = {}
+        self.values: dict[str, Any] = {}
+        self.warn = warn
+
+
+class Step:
+    """One change of the world.  Subclasses set ``place`` and say what they do, undo and mean.
+
+    ``cause`` is the reason in the user's own terms: the option or config key that asked for it.
+    """
+
+    __slots__ = ("cause",)
+    place = HOST
+
+    def __init__(self, cause: str) -> None:
+        self.cause = cause
+
+    def do(self, world: World) -> None:
+        """Make the change.  :raises OSError: or a CoracleError; the executor adds the step's name."""
+        raise NotImplementedError
+
+    def undo(self, world: World) -> None:
+        """Take the change back after a later step failed.  Must tolerate a half-done change."""
+
+    def prose(self) -> str:
+        """What this does, as one sentence in the present tense without a full stop."""
+        raise NotImplementedError
+
+    def shell(self) -> list[str]:
+        """The same as shell lines that can be run; comment lines where no tool can do it."""
+        raise NotImplementedError
+
+    def hint(self, errno: int) -> str:
+        """The likely cause of ``errno`` here and what to do, or nothing."""
+        return ""
+
+    def fields(self) -> dict[str, Any]:
+        """All data of the step by name, for JSON and for comparison in tests."""
+        names = [name for base in type(self).__mro__ for name in getattr(base, "__slots__", ())]
+        return {name: getattr(self, name) for name in names if name != "cause" and hasattr(self, name)}
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.fields() == other.fields()  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash((type(self), repr(self.fields())))
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={value!r}" for name, value in self.fields().items())
+        return f"{type(self).__name__}({values})"
+
+
+def failure(step: Step, error: OSError) -> KernelError:
+    """The one-line error for ``step``, which the kernel answered with ``error``."""
+    code = error.errno or 0
+    path = error.filename if isinstance(error.filename, str) and error.filename.startswith("/") else ""
+    prose = step.prose()
+    return KernelError(code, prose, "" if path in prose else path, step.hint(code))
+
+
+def execute(steps: Iterable[Step], world: World, done: list[Step]) -> None:
+    """Do ``steps`` in order, appending each to ``done`` before it starts, so that undo sees it.
+
+    :raises CoracleError: of the first step that failed; nothing is undone here.
+    """
+    for step in steps:
+        done.append(step)
+        try:
+            step.do(world)
+        except OSError as error:
+            raise failure(step, error) from error
+
+
+def roll_back(done: Sequence[Step], world: World) -> None:
+    """Undo ``done`` in reverse; what cannot be undone is warned about and does not stop the rest."""
+    for step in reversed(done):
+        try:
+            step.undo(world)
+        except (OSError, CoracleError) as error:
+            world.warn(f"could not undo: {step.prose()}: {error}")
