@@ -54,7 +54,8 @@ MACHINE = os.uname().machine
 
 # name → (x86_64, generic: aarch64 and riscv64).  From 424 on the numbers are the same everywhere.
 _NUMBERS = {
-    "read": (0, 63), "ioctl": (16, 29), "fstatfs": (138, 44), "dup3": (292, 24), "ptrace": (101, 117), "setgroups": (116, 159),
+    "read": (0, 63), "ioctl": (16, 29), "dup3": (292, 24), "ptrace": (101, 117), "setgroups": (116, 159),
+    "fstatfs": (138, 44),
     "setresuid": (117, 147), "setresgid": (119, 149), "capget": (125, 90), "capset": (126, 91),
     "personality": (135, 92), "pivot_root": (155, 41), "prctl": (157, 167), "mount": (165, 40), "umount2": (166, 39),
     "sethostname": (170, 161), "setdomainname": (171, 162), "umask": (95, 166),
@@ -67,9 +68,10 @@ _NUMBERS = {
     "clone3": (435, 435), "close_range": (436, 436), "openat2": (437, 437), "pidfd_getfd": (438, 438),
     "mount_setattr": (442, 442), "statmount": (457, 457), "listmount": (458, 458),
     # what a launcher's table may hold besides (linux/launcher)
-    "close": (3, 57), "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "nanosleep": (35, 101), "getpid": (39, 172),
-    "clone": (56, 220), "exit": (60, 93), "wait4": (61, 260), "kill": (62, 129), "fcntl": (72, 25), "getcwd": (79, 17),
-    "chdir": (80, 49), "fchdir": (81, 50), "fchmod": (91, 52), "fchown": (93, 55), "setpgid": (109, 154),
+    "close": (3, 57), "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "nanosleep": (35, 101),
+    "getpid": (39, 172), "clone": (56, 220), "exit": (60, 93), "wait4": (61, 260), "kill": (62, 129),
+    "fcntl": (72, 25), "getcwd": (79, 17), "chdir": (80, 49), "fchdir": (81, 50),
+    "fchmod": (91, 52), "fchown": (93, 55), "setpgid": (109, 154),
     "getppid": (110, 173), "setsid": (112, 157), "rt_sigtimedwait": (128, 137), "setpriority": (141, 140),
     "sched_setscheduler": (144, 119), "chroot": (161, 51), "openat": (257, 56), "mkdirat": (258, 34),
     "mknodat": (259, 33), "fchownat": (260, 54), "unlinkat": (263, 35), "symlinkat": (266, 36),
