@@ -4,12 +4,16 @@ One list serves everybody: ``run`` does it, a failure undoes it, ``explain`` pri
 unit tests compare it without root.  The explanation cannot drift from what runs, because it
 is what runs (docs/decisions/0001-a-plan-is-data.md).
 
-A step happens in one of three places, in this order:
+A step happens in one of these places, in this order (:data:`PLACES`):
 
-``host``   in the engine's own process and namespaces: cgroups, id maps, opened mount sources
-``child``  in the cloned child, already in its new namespaces, still Python: mounts, pivot
-``init``   in the last moments before the program: ids, capabilities, seccomp; compiled to a
-           table of raw system calls, because no interpreter may run there (linux/launcher)
+``host``    in the engine, before the child exists: cgroups, opened mount sources
+``join``    in the child, first thing: cgroups and namespaces that exist already
+``parent``  in the engine, about the child: id maps, network interfaces
+``child``   in the child, in its new namespaces: the root file system, mounts, devices
+``ready``   in the engine, once all mounts are there: hooks of the runtime
+``enter``   in the child: masks, pivot_root, host name, console
+``init``    in the last moments before the program: ids, capabilities, seccomp; compiled to a
+            table of raw system calls, because no interpreter may run there (linux/launcher)
 """
 
 from __future__ import annotations
@@ -22,8 +26,13 @@ if TYPE_CHECKING:
     from typing import Any
 
 HOST = "host"
+JOIN = "join"
+PARENT = "parent"
 CHILD = "child"
+READY = "ready"
+ENTER = "enter"
 INIT = "init"
+PLACES = (HOST, JOIN, PARENT, CHILD, READY, ENTER, INIT)
 
 
 class World:
@@ -49,7 +58,7 @@ class Step:
     """
 
     __slots__ = ("cause",)
-    place = HOST
+    place: str = HOST
 
     def __init__(self, cause: str) -> None:
         self.cause = cause
@@ -87,6 +96,26 @@ class Step:
     def __repr__(self) -> str:
         values = ", ".join(f"{name}={value!r}" for name, value in self.fields().items())
         return f"{type(self).__name__}({values})"
+
+
+class Plan:
+    """An ordered list of steps, and what the one who carries it out must know besides.
+
+    ``flags`` are the namespaces that the child is cloned into, ``join_first`` says that
+    the ``join`` steps need a process of their own before the clone (a pid or user namespace to
+    be joined: setns(2) moves only the children of the caller into a pid namespace).
+    """
+
+    __slots__ = ("flags", "join_first", "steps")
+
+    def __init__(self, steps: list[Step], flags: int = 0, join_first: bool = False) -> None:
+        self.steps = steps
+        self.flags = flags
+        self.join_first = join_first
+
+    def at(self, place: str) -> list[Step]:
+        """The steps that happen at ``place``, in order."""
+        return [step for step in self.steps if step.place == place]
 
 
 def failure(step: Step, error: OSError) -> KernelError:

@@ -1,0 +1,1 @@
+"""The steps that a container is made of, one noun per module."""

@@ -1,0 +1,324 @@
+"""Steps of the last moments: what the program may do, as whom (credentials(7), capabilities(7), seccomp(2)).
+
+They happen after Python is gone.  ``compile`` adds the raw system calls to the launcher's
+table; the launcher makes them one after the other and then executes the program.
+"""
+
+from __future__ import annotations
+
+import os
+from struct import pack, unpack
+
+from coracle.linux import capability
+from coracle.linux.launcher import Pointer, SockFprog, Table
+from coracle.linux.rlimit import RLIMITS
+from coracle.linux.shell import quote
+from coracle.linux.syscall import buffer, syscall
+from coracle.step import INIT, Step, World
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from coracle.linux.seccomp import Program
+
+PR_SET_KEEPCAPS = 8
+PR_CAPBSET_DROP = 24
+PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL = 47, 2, 4
+SECCOMP_SET_MODE_FILTER = 1
+EINVAL, EPERM = 22, 1
+
+
+class InitStep(Step):
+    """A step that becomes entries of the launcher's table."""
+
+    __slots__ = ()
+    place = INIT
+
+    def compile(self, table: Table, number: int, world: World) -> None:
+        """Add this step's system calls; ``number`` is its index in the plan, for error reports."""
+        raise NotImplementedError
+
+    def do(self, world: World) -> None:
+        raise AssertionError("an init step is compiled, not done")
+
+
+class Rlimit(InitStep):
+    """A resource limit (getrlimit(2)); above what this process may set, it is clamped with a warning."""
+
+    __slots__ = ("hard", "name", "soft")
+
+    def __init__(self, name: str, soft: int, hard: int, cause: str) -> None:
+        super().__init__(cause)
+        self.name = name
+        self.soft = soft
+        self.hard = hard
+
+    def compile(self, table: Table, number: int, world: World) -> None:
+        soft, hard = self._permitted(world)
+        table.call("prlimit64", 0, RLIMITS[self.name], Pointer(pack("QQ", soft, hard)), 0, step=number)
+
+    def _permitted(self, world: World) -> tuple[int, int]:
+        """Raising the hard limit takes CAP_SYS_RESOURCE in the initial user namespace."""
+        current = buffer(16)
+        syscall("prlimit64", 0, RLIMITS[self.name], None, current)
+        ceiling = unpack("QQ", bytes(current))[1]
+        soft, hard = self.soft % 2**64, self.hard % 2**64
+        if hard <= ceiling:
+            return soft, hard
+        try:
+            syscall("prlimit64", 0, RLIMITS[self.name], pack("QQ", min(soft, ceiling), hard), None)
+        except PermissionError:
+            world.warn(
+                f"{self.name} {_limit(hard)} is above this machine's hard limit of {_limit(ceiling)} and raising it "
+                f"needs CAP_SYS_RESOURCE: using {_limit(ceiling)}"
+            )
+            return min(soft, ceiling), ceiling
+        return soft, hard
+
+    def prose(self) -> str:
+        return f"limit {self.name} to {_limit(self.soft)}, at most {_limit(self.hard)}"
+
+    def shell(self) -> list[str]:
+        option = self.name.removeprefix("RLIMIT_").lower()
+        return [f"prlimit --pid $$ --{option}={_limit(self.soft)}:{_limit(self.hard)}"]
+
+    def hint(self, errno: int) -> str:
+        return "the soft limit is above the hard one" if errno == EINVAL else ""
+
+
+def _limit(value: int) -> str:
+    return "unlimited" if value % 2**64 == 2**64 - 1 else str(value)
+
+
+class RawCall(InitStep):
+    """One system call that shapes the process: umask, personality, scheduling, ..."""
+
+    __slots__ = ("arguments", "line", "name", "tolerant", "what")
+
+    def __init__(
+        self,
+        name: str,
+        arguments: tuple[int | bytes, ...],
+        what: str,
+        line: str,
+        cause: str,
+        tolerant: tuple[int, ...] = (),
+    ) -> None:
+        super().__init__(cause)
+        self.name = name
+        self.arguments = arguments
+        self.what = what
+        self.line = line
+        self.tolerant = tolerant
+
+    def compile(self, table: Table, number: int, world: World) -> None:
+        arguments = [Pointer(value) if isinstance(value, bytes) else value for value in self.arguments]
+        table.call(self.name, *arguments, step=number, ignore=self.tolerant)
+
+    def fields(self) -> dict[str, object]:
+        return {"call": self.name, "what": self.what, "arguments": [_plain(value) for value in self.arguments]}
+
+    def prose(self) -> str:
+        return self.what
+
+    def shell(self) -> list[str]:
+        return [self.line]
+
+
+def _plain(value: int | bytes) -> int | str:
+    return value.hex() if isinstance(value, bytes) else value
+
+
+class BoundingSet(InitStep):
+    """Give up for ever, for all descendants, the capabilities not in ``keep``."""
+
+    __slots__ = ("keep",)
+
+    def __init__(self, keep: int, cause: str) -> None:
+        super().__init__(cause)
+        self.keep = keep
+
+    def compile(self, table: Table, number: int, world: World) -> None:
+        for bit in range(capability.last_cap() + 1):
+            if not self.keep >> bit & 1:
+                table.call("prctl", PR_CAPBSET_DROP, bit, 0, 0, 0, step=number, ignore=(EINVAL,))
+
+    def fields(self) -> dict[str, object]:
+        return {"keep": capability.names(self.keep)}
+
+    def prose(self) -> str:
+        kept = capability.names(self.keep)
+        return f"limit the bounding set to {len(kept)} capabilities: {_short(kept)}"
+
+    def shell(self) -> list[str]:
+        dropped = [name.lower() for name in capability.names(~self.keep & (2 << capability.last_cap()) - 1)]
+        return [f"--drop={','.join(dropped)}"] if dropped else []
+
+
+def _short(names: list[str]) -> str:
+    return ", ".join(name.removeprefix("CAP_") for name in names) or "none"
+
+
+class SetIds(InitStep):
+    """Become user ``uid`` and group ``gid``, with the supplementary ``groups``."""
+
+    __slots__ = ("gid", "groups", "uid")
+
+    def __init__(self, uid: int, gid: int, groups: list[int], cause: str) -> None:
+        super().__init__(cause)
+        self.uid = uid
+        self.gid = gid
+        self.groups = groups
+
+    def compile(self, table: Table, number: int, world: World) -> None:
+        table.call("prctl", PR_SET_KEEPCAPS, 1, 0, 0, 0, step=number)
+        groups = pack(f"{len(self.groups)}I", *self.groups)
+        # A user namespace of one id denies setgroups(2); without groups to set, that is no loss.
+        denied = world.values.get("setgroups denied", False) and not self.groups
+        table.call("setgroups", len(self.groups), Pointer(groups), step=number, ignore=(EPERM,) if denied else ())
+        table.call("setresgid", self.gid, self.gid, self.gid, step=number)
+        table.call("setresuid", self.uid, self.uid, self.uid, step=number)
+
+    def prose(self) -> str:
+        more = f" and groups {', '.join(map(str, self.groups))}" if self.groups else ""
+        return f"become user {self.uid}, group {self.gid}{more}"
+
+    def shell(self) -> list[str]:
+        groups = ",".join(map(str, self.groups))
+        return [f"--gid={self.gid}", f"--groups={groups}", f"--uid={self.uid}"]
+
+    def hint(self, errno: int) -> str:
+        return "the id is not mapped in the container's user namespace" if errno == EINVAL else ""
+
+
+class Capabilities(InitStep):
+    """The process's capability sets, as bit masks (capabilities(7), "Thread capability sets")."""
+
+    __slots__ = ("ambient", "effective", "inheritable", "permitted")
+
+    def __init__(self, effective: int, permitted: int, inheritable: int, ambient: int, cause: str) -> None:
+        super().__init__(cause)
+        self.effective = effective
+        self.permitted = permitted
+        self.inheritable = inheritable
+        self.ambient = ambient
+
+    def compile(self, table: Table, number: int, world: World) -> None:
+        header, data = capability.capset_data(self.effective, self.permitted, self.inheritable)
+        table.call("capset", Pointer(header), Pointer(data), step=number)
+        table.call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0, step=number, ignore=(EINVAL,))
+        for bit in range(64):
+            if self.ambient >> bit & 1:
+                table.call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, bit, 0, 0, step=number)
+
+    def fields(self) -> dict[str, object]:
+        return {name: capability.names(getattr(self, name)) for name in sorted(self.__slots__)}
+
+    def prose(self) -> str:
+        return f"keep {len(capability.names(self.effective))} effective capabilities"
+
+    def shell(self) -> list[str]:
+        words = [f"--inh={','.join(name.lower() for name in capability.names(self.inheritable))}"]
+        ambient = ",".join(name.lower() for name in capability.names(self.ambient))
+        return [*words, f"--addamb={ambient}"] if ambient else words
+
+    def hint(self, errno: int) -> str:
+        return "a capability is asked for that this process does not have itself: see coracle doctor"
+
+
+class NoNewPrivileges(InitStep):
+    """No exec from here on gains privileges, set-user-ID or not (prctl(2), PR_SET_NO_NEW_PRIVS)."""
+
+    __slots__ = ()
+
+    def compile(self, table: Table, number: int, world: World) -> None:
+        table.call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, step=number)
+
+    def prose(self) -> str:
+        return "forbid gaining privileges by exec"
+
+    def shell(self) -> list[str]:
+        return ["--no-new-privs"]
+
+
+class Seccomp(InitStep):
+    """Filter system calls from here on (seccomp(2)).
+
+    With no_new_privs it is the last call before exec; without, CAP_SYS_ADMIN is needed and it
+    comes before the capabilities are given up.
+    """
+
+    __slots__ = ("program",)
+
+    def __init__(self, program: Program, cause: str) -> None:
+        super().__init__(cause)
+        self.program = program
+
+    def compile(self, table: Table, number: int, world: World) -> None:
+        program = SockFprog(self.program.filter)
+        table.call("seccomp", SECCOMP_SET_MODE_FILTER, self.program.flags, program, step=number, positive=True)
+
+    def fields(self) -> dict[str, object]:
+        return {"instructions": len(self.program.filter) // 8, "flags": self.program.flags}
+
+    def prose(self) -> str:
+        return f"filter system calls with a BPF program of {len(self.program.filter) // 8} instructions"
+
+    def shell(self) -> list[str]:
+        return [f"# seccomp: a filter of {len(self.program.filter) // 8} instructions (setpriv --seccomp-filter FILE)"]
+
+
+class Gate(InitStep):
+    """Wait until ``start`` opens the gate."""
+
+    __slots__ = ()
+
+    def compile(self, table: Table, number: int, world: World) -> None:
+        table.gate(world.fds["gate"], ready=True)
+
+    def prose(self) -> str:
+        return "wait to be started"
+
+    def shell(self) -> list[str]:
+        return []
+
+
+class Reaper(InitStep):
+    """Leave a small process 1 behind that forwards signals and reaps orphans (``--init``)."""
+
+    __slots__ = ()
+
+    def compile(self, table: Table, number: int, world: World) -> None:
+        table.reap(step=number)
+
+    def prose(self) -> str:
+        return "fork: process 1 forwards signals to the program and reaps orphans"
+
+    def shell(self) -> list[str]:
+        return ["# --init: tini -- COMMAND, where the image has it"]
+
+
+class Execute(InitStep):
+    """Become the program (execve(2))."""
+
+    __slots__ = ("arguments", "cwd", "environment")
+
+    def __init__(self, arguments: list[str], environment: list[str], cwd: str, cause: str) -> None:
+        super().__init__(cause)
+        self.arguments = arguments
+        self.environment = environment
+        self.cwd = cwd
+
+    def compile(self, table: Table, number: int, world: World) -> None:
+        table.reset_signals(world.values.get("ignored signals", ()))
+        if world.values.get("chdir as user"):
+            table.call("chdir", os.fsencode(self.cwd), step=number)
+        environment = [os.fsencode(entry) for entry in world.values.get("environment", self.environment)]
+        candidates = [os.fsencode(path) for path in world.values["program"]]
+        table.execve(candidates, [os.fsencode(word) for word in self.arguments], environment, step=number)
+
+    def prose(self) -> str:
+        return f"execute {' '.join(quote(word) for word in self.arguments)}"
+
+    def shell(self) -> list[str]:
+        return []  # the last line of the script

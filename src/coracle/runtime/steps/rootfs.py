@@ -1,0 +1,280 @@
+"""Steps that make the root file system of a container and enter it (mount_namespaces(7), pivot_root(2))."""
+
+from __future__ import annotations
+
+import os
+
+from coracle.linux import mount
+from coracle.linux.shell import command, quote
+from coracle.step import CHILD, ENTER, HOST, Step, World
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+class Preopen(Step):
+    """Open what a later mount step needs, in the engine: the child's root user may not reach it by path."""
+
+    __slots__ = ("key", "opener", "what")
+    place = HOST
+
+    def __init__(self, key: str, what: str, opener: Callable[[], int], cause: str) -> None:
+        super().__init__(cause)
+        self.key = key
+        self.what = what
+        self.opener = opener
+
+    def do(self, world: World) -> None:
+        world.fds[self.key] = self.opener()
+
+    def undo(self, world: World) -> None:
+        fd = world.fds.pop(self.key, -1)
+        if fd >= 0:
+            os.close(fd)
+
+    def fields(self) -> dict[str, object]:
+        return {"key": self.key, "what": self.what}
+
+    def prose(self) -> str:
+        return f"open {self.what} while the engine's rights still apply"
+
+    def shell(self) -> list[str]:
+        return []  # a script run by root makes its mounts before it loses any right
+
+
+class PrivatePropagation(Step):
+    """Keep the mounts made from here on away from the host (mount_namespaces(7), "Shared subtrees")."""
+
+    __slots__ = ("mode",)
+    place = CHILD
+
+    def __init__(self, mode: str, cause: str) -> None:
+        super().__init__(cause)
+        self.mode = mode
+
+    def do(self, world: World) -> None:
+        mount.set_propagation("/", mount.PROPAGATION[self.mode])
+
+    def prose(self) -> str:
+        return f"make every mount of the host {self.mode} here, so that nothing made from now on reaches it"
+
+    def shell(self) -> list[str]:
+        return [f"mount --make-{self.mode} /"]
+
+
+class Root(Step):
+    """Attach the root file system over "/" of the child's mount namespace: attach first, fill then.
+
+    Mounting onto a detached tree is refused inside a user namespace; onto an attached one it is
+    not.  The process keeps the old root until it pivots, so host paths stay reachable.
+    """
+
+    __slots__ = ()
+    place = CHILD
+
+    def open(self) -> int:
+        """A detached mount of the root file system."""
+        raise NotImplementedError
+
+    def do(self, world: World) -> None:
+        root = world.fds.pop("rootfs", -1)
+        if root < 0:
+            root = self.open()
+        mount.set_attributes(root, propagation=mount.MS_PRIVATE, recursive=True)
+        here = os.open("/", mount.O_PATH | os.O_CLOEXEC)
+        try:
+            mount.attach(root, here)
+        finally:
+            os.close(here)
+        world.fds["root"] = root
+
+
+class BindRoot(Root):
+    """Use the directory ``path`` as the root file system."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: str, cause: str) -> None:
+        super().__init__(cause)
+        self.path = path
+
+    def open(self) -> int:
+        return mount.clone_tree(mount.AT_FDCWD, self.path, recursive=True)
+
+    def prose(self) -> str:
+        return f"use {self.path} as the root file system"
+
+    def shell(self) -> list[str]:
+        root = quote(self.path)
+        return [f"ROOT={root}", f"mount --rbind {root} {root}", f"mount --make-rprivate {root}"]
+
+    def hint(self, errno: int) -> str:
+        return "the root file system's directory does not exist" if errno == 2 else ""
+
+
+class OverlayRoot(Root):
+    """A root file system that reads from ``lower`` (topmost first) and writes to ``upper`` (overlayfs.rst)."""
+
+    __slots__ = ("lower", "options", "path", "upper", "work")
+
+    def __init__(
+        self, lower: list[str], upper: str, work: str, path: str, cause: str, options: list[str] | None = None
+    ) -> None:
+        super().__init__(cause)
+        self.lower = lower
+        self.upper = upper
+        self.work = work
+        self.path = path
+        self.options = options or []
+
+    def open(self) -> int:
+        return mount.overlay(self.lower, self.upper, self.work, [(option, None) for option in self.options])
+
+    def prose(self) -> str:
+        layers = "layer" if len(self.lower) == 1 else "layers"
+        return f"mount an overlay of {len(self.lower)} read-only {layers}, with every change going to {self.upper}"
+
+    def shell(self) -> list[str]:
+        parts = [f"lowerdir={':'.join(self.lower)}", f"upperdir={self.upper}", f"workdir={self.work}", *self.options]
+        return [
+            f"ROOT={quote(self.path)}",
+            f'mkdir -p {quote(self.upper)} {quote(self.work)} "$ROOT"',
+            command("mount", "-t", "overlay", "overlay", "-o", ",".join(parts)) + ' "$ROOT"',
+            'mount --make-private "$ROOT"',
+        ]
+
+    def hint(self, errno: int) -> str:
+        hints = {
+            1: "overlayfs in a user namespace needs Linux 5.11, see coracle doctor",
+            16: "the upper directory is in use by another container",
+            19: "the overlay file system is not available: modprobe overlay",
+            22: "the upper directory's file system cannot hold an overlay, such as an overlay itself or NFS",
+        }
+        return hints.get(errno, "")
+
+
+class Pivot(Step):
+    """Make the new root the only one: the host's file systems leave the namespace."""
+
+    __slots__ = ()
+    place = ENTER
+
+    def do(self, world: World) -> None:
+        mount.pivot(world.fds["root"])
+
+    def prose(self) -> str:
+        return "pivot into the root file system and detach the host's"
+
+    def shell(self) -> list[str]:
+        # A shell loses its tools with the old root, so the script moves the mount and lets
+        # capsh(1) change root, which shows the same mounts to the program.
+        return ['cd "$ROOT"', "mount --move . /"]
+
+    def hint(self, errno: int) -> str:
+        return "the root file system is on rootfs or not a mount point" if errno == 22 else ""
+
+
+class Chroot(Step):
+    """Enter the root without a mount namespace of its own: a config that names no mount namespace."""
+
+    __slots__ = ("path",)
+    place = ENTER
+
+    def __init__(self, path: str, cause: str) -> None:
+        super().__init__(cause)
+        self.path = path
+
+    def do(self, world: World) -> None:
+        os.fchdir(world.fds["root"])
+        os.chroot(".")
+        os.chdir("/")
+
+    def prose(self) -> str:
+        return "change the root directory (weaker than pivot_root: the mount namespace is shared with the host)"
+
+    def shell(self) -> list[str]:
+        return [f"cd {quote(self.path)}"]
+
+
+class PlainRoot(Step):
+    """Use ``path`` as it is, without a mount: there is no mount namespace to keep one in."""
+
+    __slots__ = ("path",)
+    place = CHILD
+
+    def __init__(self, path: str, cause: str) -> None:
+        super().__init__(cause)
+        self.path = path
+
+    def do(self, world: World) -> None:
+        world.fds["root"] = os.open(self.path, mount.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def prose(self) -> str:
+        return f"use {self.path} as the root directory, without a mount namespace"
+
+    def shell(self) -> list[str]:
+        return [f"ROOT={quote(self.path)}"]
+
+
+class RootPropagation(Step):
+    """The propagation of "/" inside the container (runtime-spec, rootfsPropagation)."""
+
+    __slots__ = ("mode",)
+    place = ENTER
+
+    def __init__(self, mode: str, cause: str) -> None:
+        super().__init__(cause)
+        self.mode = mode
+
+    def do(self, world: World) -> None:
+        mount.set_propagation("/", mount.PROPAGATION[self.mode])
+
+    def prose(self) -> str:
+        return f"make the container's root mount {self.mode}"
+
+    def shell(self) -> list[str]:
+        return [f"mount --make-{self.mode} ."]
+
+
+class ReadonlyRoot(Step):
+    """Make the root mount read-only, after everything that had to be made in it."""
+
+    __slots__ = ()
+    place = ENTER
+
+    def do(self, world: World) -> None:
+        root = os.open("/", mount.O_PATH | os.O_CLOEXEC)
+        try:
+            mount.set_attributes(root, set_=mount.ATTR_RDONLY)
+        finally:
+            os.close(root)
+
+    def prose(self) -> str:
+        return "make the root file system read-only"
+
+    def shell(self) -> list[str]:
+        return ["mount -o remount,bind,ro ."]
+
+
+class WorkingDirectory(Step):
+    """Make the working directory if the image lacks it, as Docker and crun do."""
+
+    __slots__ = ("path",)
+    place = CHILD
+
+    def __init__(self, path: str, cause: str) -> None:
+        super().__init__(cause)
+        self.path = path
+
+    def do(self, world: World) -> None:
+        try:
+            os.close(mount.make_directories(world.fds["root"], self.path))
+        except OSError as error:
+            if error.errno != 30:  # on a read-only file system chdir will tell
+                raise
+
+    def prose(self) -> str:
+        return f"make sure that the working directory {self.path} exists"
+
+    def shell(self) -> list[str]:
+        return [f'mkdir -p "$ROOT"{quote(self.path)}']
