@@ -18,6 +18,8 @@ A step happens in one of these places, in this order (:data:`PLACES`):
 
 from __future__ import annotations
 
+import os
+
 from coracle.errors import CoracleError, KernelError
 
 TYPE_CHECKING = False
@@ -49,6 +51,15 @@ class World:
         self.pids: dict[str, int] = {}
         self.values: dict[str, Any] = {}
         self.warn = warn
+
+    def close(self) -> None:
+        """Close what the steps left open in this process; the child has its own copies."""
+        for fd in self.fds.values():
+            try:
+                os.close(fd)
+            except OSError:  # taken over or closed by its step
+                pass
+        self.fds.clear()
 
 
 class Step:

@@ -98,3 +98,115 @@ class CgroupMount(Mount):
         data = [key if value is None else f"{key}={value}" for key, value in options]
         joined = ",".join(word for word in (words, *data) if word)
         return command("mount", "-t", kind, *(["-o", joined] if joined else []), kind)
+
+
+class CreateCgroup(Step):
+    """Make the container's group in every hierarchy."""
+
+    __slots__ = ("group",)
+    place = HOST
+
+    def __init__(self, group: Cgroup, cause: str) -> None:
+        super().__init__(cause)
+        self.group = group
+
+    def do(self, world: World) -> None:
+        self.group.create()
+        open_group(self.group, world)
+
+    def undo(self, world: World) -> None:
+        self.group.delete()
+
+    def fields(self) -> dict[str, object]:
+        return {"directories": self.group.directories}
+
+    def prose(self) -> str:
+        return f"make the control group {self.group.path} in {len(set(self.group.directories.values()))} hierarchies"
+
+    def shell(self) -> list[str]:
+        return self.group.shell_create()
+
+
+def open_group(group: Cgroup, world: World) -> None:
+    """Open what a child needs to enter ``group``, with the engine's rights."""
+    if directory := group.unified_directory():
+        world.fds["cgroup"] = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    for number, path in enumerate(group.procs_files()):
+        world.fds[f"procs {number}"] = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+
+
+class OpenCgroup(Step):
+    """Open the group of a running container, to join it."""
+
+    __slots__ = ("group",)
+    place = HOST
+
+    def __init__(self, group: Cgroup, cause: str) -> None:
+        super().__init__(cause)
+        self.group = group
+
+    def do(self, world: World) -> None:
+        open_group(self.group, world)
+
+    def fields(self) -> dict[str, object]:
+        return {"directories": self.group.directories}
+
+    def prose(self) -> str:
+        return f"open the control group {self.group.path}"
+
+    def shell(self) -> list[str]:
+        return []
+
+
+class SetCgroup(Step):
+    """One limit or setting of the group."""
+
+    __slots__ = ("group", "setting")
+    place = HOST
+
+    def __init__(self, group: Cgroup, setting: Setting) -> None:
+        super().__init__(setting.cause)
+        self.group = group
+        self.setting = setting
+
+    def do(self, world: World) -> None:
+        self.setting.apply(self.group.directories, world.warn)
+
+    def fields(self) -> dict[str, object]:
+        return {"file": self.setting.path(self.group.directories), "value": self.setting.value}
+
+    def prose(self) -> str:
+        return f"set {self.setting.path(self.group.directories)} to {self.setting.value}"
+
+    def shell(self) -> list[str]:
+        return self.setting.shell(self.group.directories)
+
+    def hint(self, errno: int) -> str:
+        return self.setting.hint(errno)
+
+
+class JoinCgroup(Step):
+    """Move into the group: each v1 hierarchy by its cgroup.procs; the unified one the clone has joined."""
+
+    __slots__ = ("group",)
+    place = JOIN
+
+    def __init__(self, group: Cgroup, cause: str) -> None:
+        super().__init__(cause)
+        self.group = group
+
+    def do(self, world: World) -> None:
+        for number in range(len(self.group.procs_files())):
+            os.write(world.fds[f"procs {number}"], b"0")
+
+    def fields(self) -> dict[str, object]:
+        return {"files": self.group.procs_files()}
+
+    def prose(self) -> str:
+        return "move into the control group"
+
+    def shell(self) -> list[str]:
+        files = list(self.group.procs_files())
+        if directory := self.group.unified_directory():
+            files.append(f"{directory}/cgroup.procs")
+        return [f"echo 0 > {quote(path)}" for path in files]

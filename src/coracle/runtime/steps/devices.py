@@ -149,8 +149,8 @@ class DevLinks(Step):
         return lines
 
 
-class Console(Step):
-    """A pseudo terminal of the container's own devpts, shown at /dev/console (CVE-2025-52565).
+class Terminal(Step):
+    """A pseudo terminal of the container's own devpts (CVE-2025-52565).
 
     The master goes to whoever attaches; the slave becomes standard input, output and error.
     """
@@ -164,10 +164,28 @@ class Console(Step):
         self.columns = columns
 
     def do(self, world: World) -> None:
-        root = world.fds["root"]
-        master, slave = open_pair(root, self.rows, self.columns)
-        tree = mount.clone_tree(slave, "")
-        directory = mount.openat2(root, "/dev", mount.O_PATH | os.O_DIRECTORY)
+        master, slave = open_pair(world.fds["root"], self.rows, self.columns)
+        world.values["send console"](master)
+        os.close(master)
+        world.fds["terminal"] = slave
+
+    def prose(self) -> str:
+        size = f" of {self.columns}x{self.rows}" if self.rows else ""
+        return f"allocate a terminal{size} in the container's /dev/pts"
+
+    def shell(self) -> list[str]:
+        return ["# the terminal: script(1) and the like allocate one; this script uses the caller's"]
+
+
+class Console(Step):
+    """Show the terminal at /dev/console, by descriptor: the image may have planted a link there."""
+
+    __slots__ = ()
+    place = CHILD
+
+    def do(self, world: World) -> None:
+        tree = mount.clone_tree(world.fds["terminal"], "")
+        directory = mount.openat2(world.fds["root"], "/dev", mount.O_PATH | os.O_DIRECTORY)
         try:
             try:
                 flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -180,16 +198,12 @@ class Console(Step):
         finally:
             os.close(directory)
             os.close(tree)
-        world.values["send console"](master)
-        os.close(master)
-        world.fds["terminal"] = slave
 
     def prose(self) -> str:
-        size = f" of {self.columns}x{self.rows}" if self.rows else ""
-        return f"allocate a terminal{size} in the container's /dev/pts and show it at /dev/console"
+        return "show the terminal at /dev/console"
 
     def shell(self) -> list[str]:
-        return ["# the terminal: script(1) and the like allocate one; this script uses the caller's"]
+        return []
 
 
 def device_from_spec(device: dict[str, Any], cause: str) -> MakeDevice:

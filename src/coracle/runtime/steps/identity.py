@@ -10,7 +10,7 @@ import os
 from struct import pack, unpack
 
 from coracle.linux import capability
-from coracle.linux.launcher import Pointer, SockFprog, Table
+from coracle.linux.launcher import SAVED, Pointer, Struct, Table
 from coracle.linux.rlimit import RLIMITS
 from coracle.linux.shell import quote
 from coracle.linux.syscall import buffer, syscall
@@ -34,8 +34,8 @@ class InitStep(Step):
     __slots__ = ()
     place = INIT
 
-    def compile(self, table: Table, number: int, world: World) -> None:
-        """Add this step's system calls; ``number`` is its index in the plan, for error reports."""
+    def compile(self, table: Table, world: World) -> None:
+        """Add this step's system calls; ``table.step`` already carries its number, for error reports."""
         raise NotImplementedError
 
     def do(self, world: World) -> None:
@@ -53,9 +53,9 @@ class Rlimit(InitStep):
         self.soft = soft
         self.hard = hard
 
-    def compile(self, table: Table, number: int, world: World) -> None:
+    def compile(self, table: Table, world: World) -> None:
         soft, hard = self._permitted(world)
-        table.call("prlimit64", 0, RLIMITS[self.name], Pointer(pack("QQ", soft, hard)), 0, step=number)
+        table.call("prlimit64", 0, RLIMITS[self.name], Pointer(pack("QQ", soft, hard)), 0)
 
     def _permitted(self, world: World) -> tuple[int, int]:
         """Raising the hard limit takes CAP_SYS_RESOURCE in the initial user namespace."""
@@ -111,9 +111,9 @@ class RawCall(InitStep):
         self.line = line
         self.tolerant = tolerant
 
-    def compile(self, table: Table, number: int, world: World) -> None:
+    def compile(self, table: Table, world: World) -> None:
         arguments = [Pointer(value) if isinstance(value, bytes) else value for value in self.arguments]
-        table.call(self.name, *arguments, step=number, ignore=self.tolerant)
+        table.call(self.name, *arguments, ignore=self.tolerant)
 
     def fields(self) -> dict[str, object]:
         return {"call": self.name, "what": self.what, "arguments": [_plain(value) for value in self.arguments]}
@@ -132,16 +132,17 @@ def _plain(value: int | bytes) -> int | str:
 class BoundingSet(InitStep):
     """Give up for ever, for all descendants, the capabilities not in ``keep``."""
 
-    __slots__ = ("keep",)
+    __slots__ = ("keep", "last")
 
-    def __init__(self, keep: int, cause: str) -> None:
+    def __init__(self, keep: int, last: int, cause: str) -> None:
         super().__init__(cause)
         self.keep = keep
+        self.last = last
 
-    def compile(self, table: Table, number: int, world: World) -> None:
-        for bit in range(capability.last_cap() + 1):
+    def compile(self, table: Table, world: World) -> None:
+        for bit in range(self.last + 1):
             if not self.keep >> bit & 1:
-                table.call("prctl", PR_CAPBSET_DROP, bit, 0, 0, 0, step=number, ignore=(EINVAL,))
+                table.call("prctl", PR_CAPBSET_DROP, bit, 0, 0, 0, ignore=(EINVAL,))
 
     def fields(self) -> dict[str, object]:
         return {"keep": capability.names(self.keep)}
@@ -151,7 +152,7 @@ class BoundingSet(InitStep):
         return f"limit the bounding set to {len(kept)} capabilities: {_short(kept)}"
 
     def shell(self) -> list[str]:
-        dropped = [name.lower() for name in capability.names(~self.keep & (2 << capability.last_cap()) - 1)]
+        dropped = [name.lower() for name in capability.names(~self.keep & (2 << self.last) - 1)]
         return [f"--drop={','.join(dropped)}"] if dropped else []
 
 
@@ -170,14 +171,14 @@ class SetIds(InitStep):
         self.gid = gid
         self.groups = groups
 
-    def compile(self, table: Table, number: int, world: World) -> None:
-        table.call("prctl", PR_SET_KEEPCAPS, 1, 0, 0, 0, step=number)
+    def compile(self, table: Table, world: World) -> None:
+        table.call("prctl", PR_SET_KEEPCAPS, 1, 0, 0, 0)
         groups = pack(f"{len(self.groups)}I", *self.groups)
         # A user namespace of one id denies setgroups(2); without groups to set, that is no loss.
         denied = world.values.get("setgroups denied", False) and not self.groups
-        table.call("setgroups", len(self.groups), Pointer(groups), step=number, ignore=(EPERM,) if denied else ())
-        table.call("setresgid", self.gid, self.gid, self.gid, step=number)
-        table.call("setresuid", self.uid, self.uid, self.uid, step=number)
+        table.call("setgroups", len(self.groups), Pointer(groups), ignore=(EPERM,) if denied else ())
+        table.call("setresgid", self.gid, self.gid, self.gid)
+        table.call("setresuid", self.uid, self.uid, self.uid)
 
     def prose(self) -> str:
         more = f" and groups {', '.join(map(str, self.groups))}" if self.groups else ""
@@ -203,13 +204,14 @@ class Capabilities(InitStep):
         self.inheritable = inheritable
         self.ambient = ambient
 
-    def compile(self, table: Table, number: int, world: World) -> None:
+    def compile(self, table: Table, world: World) -> None:
         header, data = capability.capset_data(self.effective, self.permitted, self.inheritable)
-        table.call("capset", Pointer(header), Pointer(data), step=number)
-        table.call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0, step=number, ignore=(EINVAL,))
+        table.call("capset", Pointer(header), Pointer(data))
+        table.call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0, ignore=(EINVAL,))
         for bit in range(64):
             if self.ambient >> bit & 1:
-                table.call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, bit, 0, 0, step=number)
+                # EPERM: not inheritable as well; runc's own default config asks for such, and goes without
+                table.call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, bit, 0, 0, ignore=(EPERM,))
 
     def fields(self) -> dict[str, object]:
         return {name: capability.names(getattr(self, name)) for name in sorted(self.__slots__)}
@@ -231,8 +233,8 @@ class NoNewPrivileges(InitStep):
 
     __slots__ = ()
 
-    def compile(self, table: Table, number: int, world: World) -> None:
-        table.call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, step=number)
+    def compile(self, table: Table, world: World) -> None:
+        table.call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
     def prose(self) -> str:
         return "forbid gaining privileges by exec"
@@ -254,9 +256,10 @@ class Seccomp(InitStep):
         super().__init__(cause)
         self.program = program
 
-    def compile(self, table: Table, number: int, world: World) -> None:
-        program = SockFprog(self.program.filter)
-        table.call("seccomp", SECCOMP_SET_MODE_FILTER, self.program.flags, program, step=number, positive=True)
+    def compile(self, table: Table, world: World) -> None:
+        # struct sock_fprog: the number of instructions and where they are
+        program = Struct("HP", len(self.program.filter) // 8, Pointer(self.program.filter))
+        table.call("seccomp", SECCOMP_SET_MODE_FILTER, self.program.flags, program)
 
     def fields(self) -> dict[str, object]:
         return {"instructions": len(self.program.filter) // 8, "flags": self.program.flags}
@@ -268,13 +271,43 @@ class Seccomp(InitStep):
         return [f"# seccomp: a filter of {len(self.program.filter) // 8} instructions (setpriv --seccomp-filter FILE)"]
 
 
+class SecurityLabel(InitStep):
+    """The AppArmor profile or SELinux label that takes effect at exec (proc(5), attr/exec).
+
+    Written by the launcher, for a label is spent at the next exec, through the private /proc.
+    """
+
+    __slots__ = ("kind", "label")
+
+    def __init__(self, kind: str, label: str, cause: str) -> None:
+        super().__init__(cause)
+        self.kind = kind
+        self.label = label
+
+    def compile(self, table: Table, world: World) -> None:
+        proc = world.fds["proc"]
+        os.set_inheritable(proc, True)
+        apparmor = self.kind == "apparmor"
+        text = os.fsencode(f"exec {self.label}" if apparmor else self.label)
+        table.call("openat", proc, b"self/attr/apparmor/exec" if apparmor else b"self/attr/exec", os.O_WRONLY, save=True)
+        table.call("write", SAVED, Pointer(text), len(text))
+        table.call("close", SAVED)
+        table.call("close", proc)
+
+    def prose(self) -> str:
+        return f"run the program under the {self.kind} label {self.label}"
+
+    def shell(self) -> list[str]:
+        return [f"# {self.kind} label {self.label}: aa-exec -p PROFILE or runcon LABEL before the program"]
+
+
 class Gate(InitStep):
     """Wait until ``start`` opens the gate."""
 
     __slots__ = ()
 
-    def compile(self, table: Table, number: int, world: World) -> None:
-        table.gate(world.fds["gate"], ready=True)
+    def compile(self, table: Table, world: World) -> None:
+        table.gate(world.fds["gate"])
 
     def prose(self) -> str:
         return "wait to be started"
@@ -283,13 +316,28 @@ class Gate(InitStep):
         return []
 
 
+class Pause(InitStep):
+    """Sleep for ever, reaping orphans: a config without a process, or a pod's first process."""
+
+    __slots__ = ()
+
+    def compile(self, table: Table, world: World) -> None:
+        table.pause()
+
+    def prose(self) -> str:
+        return "sleep for ever, for there is no program"
+
+    def shell(self) -> list[str]:
+        return ["# no program: sleep infinity"]
+
+
 class Reaper(InitStep):
     """Leave a small process 1 behind that forwards signals and reaps orphans (``--init``)."""
 
     __slots__ = ()
 
-    def compile(self, table: Table, number: int, world: World) -> None:
-        table.reap(step=number)
+    def compile(self, table: Table, world: World) -> None:
+        table.reap()
 
     def prose(self) -> str:
         return "fork: process 1 forwards signals to the program and reaps orphans"
@@ -309,13 +357,13 @@ class Execute(InitStep):
         self.environment = environment
         self.cwd = cwd
 
-    def compile(self, table: Table, number: int, world: World) -> None:
+    def compile(self, table: Table, world: World) -> None:
         table.reset_signals(world.values.get("ignored signals", ()))
         if world.values.get("chdir as user"):
-            table.call("chdir", os.fsencode(self.cwd), step=number)
+            table.call("chdir", os.fsencode(self.cwd))
         environment = [os.fsencode(entry) for entry in world.values.get("environment", self.environment)]
         candidates = [os.fsencode(path) for path in world.values["program"]]
-        table.execve(candidates, [os.fsencode(word) for word in self.arguments], environment, step=number)
+        table.execve(candidates, [os.fsencode(word) for word in self.arguments], environment)
 
     def prose(self) -> str:
         return f"execute {' '.join(quote(word) for word in self.arguments)}"

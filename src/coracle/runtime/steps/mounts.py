@@ -96,13 +96,13 @@ class NewFilesystem(Mount):
         self.source = source
 
     # A read-only tmpfs has to be filled with mount points first; see ReadonlyMount.
-    def _late_readonly(self) -> bool:
+    def fills_late(self) -> bool:
         return self.kind == "tmpfs" and bool(self.options.attr_set & mount.ATTR_RDONLY)
 
     def open(self, world: World) -> int:
         options = self.options
-        readonly = [("ro", None)] if options.attr_set & mount.ATTR_RDONLY and not self._late_readonly() else []
-        attributes = options.attr_set & ~(mount.ATTR_RDONLY if self._late_readonly() else 0)
+        readonly = [("ro", None)] if options.attr_set & mount.ATTR_RDONLY and not self.fills_late() else []
+        attributes = options.attr_set & ~(mount.ATTR_RDONLY if self.fills_late() else 0)
         return mount.filesystem(self.kind, [("source", self.source), *readonly, *options.data], attributes)
 
     def do(self, world: World) -> None:
@@ -128,7 +128,7 @@ class NewFilesystem(Mount):
         return f"mount a new {self.kind} on {self.destination}"
 
     def shell(self) -> list[str]:
-        words = [word for word in self.options.words() if not (self._late_readonly() and word == "ro")]
+        words = [word for word in self.options.words() if not (self.fills_late() and word == "ro")]
         options = ["-o", ",".join(words)] if words else []
         lines = [self._make_point(True)]
         point = in_root(self.destination)

@@ -12,7 +12,11 @@ from coracle.step import CHILD, ENTER, JOIN, PARENT, Step, World
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from coracle.linux.namespace import IdMap
+
+    Opener = Callable[[], int]
 
 
 class NewNamespaces(Step):
@@ -58,7 +62,7 @@ class JoinNamespace(Step):
         finally:
             os.close(fd)
         if self.kind == "user":
-            _become_root()
+            become_root()
 
     def prose(self) -> str:
         return f"join the {self.kind} namespace {self.path}"
@@ -102,6 +106,22 @@ class WriteIdMaps(Step):
         return "ids outside the caller's own need root or newuidmap" if errno == 1 else ""
 
 
+class NewUserNamespace(Step):
+    """A user namespace made by the process in between, after it joined the other namespaces."""
+
+    __slots__ = ()
+    place = JOIN
+
+    def do(self, world: World) -> None:
+        namespace.unshare(namespace.CLONE_NEWUSER)
+
+    def prose(self) -> str:
+        return "make a user namespace, after joining the others"
+
+    def shell(self) -> list[str]:
+        return []  # unshare(1) --user, after nsenter(1)
+
+
 class BecomeRoot(Step):
     """Turn to user 0 of the new user namespace, which owns the other new namespaces."""
 
@@ -109,7 +129,7 @@ class BecomeRoot(Step):
     place = CHILD
 
     def do(self, world: World) -> None:
-        _become_root()
+        become_root()
 
     def prose(self) -> str:
         return "become root of the new user namespace"
@@ -118,7 +138,8 @@ class BecomeRoot(Step):
         return []  # unshare(1) --map-users does it
 
 
-def _become_root() -> None:
+def become_root() -> None:
+    """User and group 0, with no supplementary groups."""
     try:
         os.setgroups([])
     except PermissionError:  # setgroups is denied in a namespace with a single mapped group

@@ -174,6 +174,27 @@ class Pivot(Step):
         return "the root file system is on rootfs or not a mount point" if errno == 22 else ""
 
 
+class MoveRoot(Step):
+    """Move the new root over "/" and change root to it: for a host whose root is a ramdisk (``--no-pivot``).
+
+    Weaker than pivoting: a process with CAP_SYS_CHROOT can reach what lies below (runc's advice too).
+    """
+
+    __slots__ = ()
+    place = ENTER
+
+    def do(self, world: World) -> None:
+        os.fchdir(world.fds["root"])
+        os.chroot(".")
+        os.chdir("/")
+
+    def prose(self) -> str:
+        return "change root to the mount over the host's root, without pivoting"
+
+    def shell(self) -> list[str]:
+        return ['cd "$ROOT"', "mount --move . /"]
+
+
 class Chroot(Step):
     """Enter the root without a mount namespace of its own: a config that names no mount namespace."""
 

@@ -102,28 +102,3 @@ class OomScore(Step):
 
     def shell(self) -> list[str]:
         return [f"echo {self.score} > /proc/self/oom_score_adj || :"]
-
-
-class SecurityLabel(Step):
-    """The AppArmor profile or SELinux label that takes effect at exec (proc(5), attr/exec)."""
-
-    __slots__ = ("kind", "label")
-    place = ENTER
-
-    def __init__(self, kind: str, label: str, cause: str) -> None:
-        super().__init__(cause)
-        self.kind = kind
-        self.label = label
-
-    def do(self, world: World) -> None:
-        pid = os.readlink("self", dir_fd=world.fds["proc"])
-        if self.kind == "apparmor":
-            write_proc(world, f"{pid}/attr/apparmor/exec", f"exec {self.label}")
-        else:
-            write_proc(world, f"{pid}/attr/exec", self.label)
-
-    def prose(self) -> str:
-        return f"run the program under the {self.kind} label {self.label}"
-
-    def shell(self) -> list[str]:
-        return [f"# {self.kind} label {self.label}: aa-exec -p PROFILE or runcon LABEL before the program"]

@@ -1,0 +1,158 @@
+"""One more process in a running container (``exec``): join everything it has, then start like its first one."""
+
+from __future__ import annotations
+
+import os
+
+from coracle.errors import ConflictError, CoracleError
+from coracle.linux import process as processes
+from coracle.linux.namespace import NAMESPACES, setns
+from coracle.record import load, write
+from coracle.runtime import group as groups
+from coracle.runtime.lifecycle import connect_console, seccomp_program
+from coracle.runtime.plan import identity
+from coracle.runtime.plan.request import Request
+from coracle.runtime.spawn import Child, spawn
+from coracle.runtime.state import PAUSED, RUNNING, Container
+from coracle.runtime.steps.cgroup import JoinCgroup, OpenCgroup
+from coracle.runtime.steps.devices import Terminal
+from coracle.runtime.steps.inside import ExistingRoot, JoinProcess
+from coracle.runtime.steps.settings import OomScore, PrivateProc
+from coracle.step import Plan, World
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from coracle.step import Step
+
+
+def plan_exec(container: Container, request: Request, kinds: list[str]) -> Plan:
+    """The steps of an exec: the same last moments as a start, in namespaces that exist."""
+    steps: list[Step] = []
+    if request.cgroup is not None:
+        steps += [OpenCgroup(request.cgroup, "exec"), JoinCgroup(request.cgroup, "exec")]
+    steps += [JoinProcess(container.pid, container.started, kinds, "exec"), ExistingRoot("exec")]
+    if (score := request.process("oomScoreAdj")) is not None:
+        steps += [PrivateProc("docs/security.md, CVE-2025-52881"), OomScore(score, "process.oomScoreAdj")]
+    if request.process("terminal"):
+        size = request.process("consoleSize", {})
+        steps.append(Terminal(size.get("height", 0), size.get("width", 0), "process.terminal"))
+    steps += identity.enter_steps(request) + identity.init_steps(request)
+    return Plan(steps, 0, join_first=True)
+
+
+def prepare(
+    container: Container, process: dict[str, Any], world: World, preserve_fds: int = 0, cgroup: str = ""
+) -> tuple[Plan, dict[str, Any]]:
+    """The plan for ``process`` in ``container``.  :raises ConflictError: if it does not run."""
+    status = container.status()
+    if status == PAUSED:
+        raise ConflictError(f"cannot exec in container {container.identifier}: it is paused")
+    if status != RUNNING and status != "created":
+        raise ConflictError(f"cannot exec in container {container.identifier}: it is {status}")
+    spec = {**load(container.config), "process": process}
+    spec.pop("hooks", None)
+    group = groups.reopen(container.cgroup)
+    if group is not None and cgroup:
+        group = group.below(cgroup)
+    seccomp = seccomp_program(spec, container.root)
+    request = Request(
+        spec, container.bundle, world.warn, cgroup=group, seccomp=seccomp, preserve_fds=preserve_fds, keyring=False
+    )
+    return plan_exec(container, request, joined_kinds(container.pid)), spec
+
+
+def joined_kinds(pid: int) -> list[str]:
+    """The namespaces of ``pid`` that differ from this process's own."""
+    kinds = []
+    for kind, (_, name, _) in NAMESPACES.items():
+        try:
+            if os.readlink(f"/proc/{pid}/ns/{name}") != os.readlink(f"/proc/self/ns/{name}"):
+                kinds.append(kind)
+        except FileNotFoundError:  # a kernel without this kind
+            continue
+    return kinds
+
+
+def start_exec(plan: Plan, world: World, extra_flags: int = 0) -> tuple[Child, int]:
+    """Spawn ``plan``; the child waits at the gate, whose write end is the second value."""
+    read_end, write_end = os.pipe()
+    world.fds["gate"] = read_end
+    try:
+        return spawn(plan, world, extra_flags), write_end
+    except BaseException:
+        os.close(write_end)
+        raise
+    finally:
+        world.close()
+
+
+def exec_process(
+    root: str,
+    identifier: str,
+    process: dict[str, Any],
+    *,
+    detach: bool = False,
+    console_socket: str = "",
+    pid_file: str = "",
+    preserve_fds: int = 0,
+    cgroup: str = "",
+    warn: Callable[[str], None] = lambda _text: None,
+) -> int:
+    """Run ``process`` (runtime-spec "process") in a running container and return its exit code, or 0 if detached.
+
+    :raises CoracleError:
+    """
+    container = Container.open(root, identifier)
+    world = World(warn)
+    plan, _ = prepare(container, process, world, preserve_fds, cgroup)
+    console = None
+    if process.get("terminal"):
+        if not console_socket:
+            raise CoracleError("process.terminal is set but there is no --console-socket to send the terminal to")
+        console = connect_console(console_socket, world)
+    try:
+        child, gate = start_exec(plan, world)
+    finally:
+        if console is not None:
+            console.close()
+    if pid_file:
+        write(pid_file, str(child.pid).encode(), 0o644)
+    from coracle.runtime.foreground import confirm, wait
+
+    os.write(gate, b"1")
+    os.close(gate)
+    confirm(plan, child)
+    return 0 if detach else wait(child)
+
+
+def run_inside(container: Container, action: Callable[[], None]) -> None:
+    """Run ``action`` in a process inside the container's namespaces, such as its startContainer hooks.
+
+    :raises CoracleError: with the message of what ``action`` raised there.
+    """
+    kinds = joined_kinds(container.pid)
+    pidfd = processes.pidfd(container.pid, container.started)
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(read_end)
+            flags = 0
+            for kind in kinds:
+                flags |= NAMESPACES[kind][0]
+            setns(pidfd, flags)
+            action()
+            os._exit(0)
+        except (CoracleError, OSError) as error:
+            os.write(write_end, str(error).encode())
+        finally:
+            os._exit(1)
+    os.close(write_end)
+    os.close(pidfd)
+    text = os.read(read_end, 8192).decode("utf-8", "replace")
+    os.close(read_end)
+    if os.waitpid(child, 0)[1]:
+        raise CoracleError(text or "a hook inside the container failed")
