@@ -1,0 +1,1 @@
+"""The verbs of the engine: what every front door (command line, API, compose, ...) calls."""
