@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+
 from coracle.errors import UnsupportedError
-from coracle.linux.cgroup import Cgroup, detect
+from coracle.linux.cgroup.group import Cgroup
+from coracle.linux.cgroup.hierarchy import UNIFIED, detect
+from coracle.record import read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
+
+    from coracle.linux.cgroup.settings import Setting
+    from coracle.runtime.steps.cgroup import Hierarchy
 
 
 def choose(
@@ -29,7 +36,7 @@ def choose(
 
         return driver.scope(path, identifier, hierarchies)
     group = Cgroup(path, hierarchies)
-    if not group.directories or not group.writable():
+    if not group.directories or not writable(group):
         wanted = {key: value for key, value in (linux.get("resources") or {}).items() if value and key != "devices"}
         if wanted:
             names = ", ".join(sorted(wanted))
@@ -44,9 +51,61 @@ def choose(
 
 def record(group: Cgroup | None) -> dict[str, Any]:
     """What to write down about ``group``, for :func:`reopen`."""
-    return {} if group is None else group.record()
+    if group is None:
+        return {}
+    group.prepare()  # so that the record names the directories that delete has to remove
+    return group.record()
 
 
 def reopen(saved: dict[str, Any]) -> Cgroup | None:
     """The group that :func:`record` described."""
     return Cgroup.from_record(saved) if saved else None
+
+
+def writable(group: Cgroup) -> bool:
+    """Whether this process may make ``group``: judged by the nearest directory that exists."""
+    if os.geteuid() == 0 and not _in_user_namespace():
+        return True
+    from coracle.linux.cgroup import delegation
+
+    return delegation.delegated(group)
+
+
+def _in_user_namespace() -> bool:
+    """Whether root here is somebody else outside (user_namespaces(7): the initial map is the identity)."""
+    return read("/proc/self/uid_map").split() != [b"0", b"0", b"4294967295"]
+
+
+def limits(group: Cgroup, resources: dict[str, Any], updating: bool = False) -> list[Setting]:
+    """The writes that ``linux.resources`` asks for in ``group``."""
+    from coracle.linux.cgroup.settings import settings
+
+    return settings(resources, group.controllers(), group.read if updating else None)
+
+
+def mounts(group: Cgroup, namespaced: bool) -> list[Hierarchy]:
+    """What to mount at /sys/fs/cgroup: (directory name, file system type, options, host directory to bind).
+
+    In a cgroup namespace a fresh mount shows the container's group as its root; without one
+    the group's own directory is bound.
+    """
+    if group.kind == "v2":
+        return [("", "cgroup2", [], "" if namespaced else group.directories[UNIFIED])]
+    together: dict[str, list[str]] = {}
+    for name, directory in group.directories.items():
+        together.setdefault(directory, []).append(name)
+    tops = group.record()["tops"]
+    found: list[Hierarchy] = []
+    for directory, names in together.items():
+        bound = "" if namespaced else directory
+        mounted_as = os.path.basename(tops[names[0]])
+        if names == [UNIFIED]:
+            found.append((mounted_as, "cgroup2", [], bound))
+        else:
+            found.append((mounted_as, "cgroup", [_option(name) for name in names], bound))
+    return found
+
+
+def _option(name: str) -> tuple[str, str | None]:
+    key, equals, value = name.partition("=")
+    return key, value if equals else None

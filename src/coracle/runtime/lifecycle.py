@@ -157,9 +157,9 @@ def seccomp_program(spec: dict[str, Any], root: str) -> Program | None:
     profile = (spec.get("linux") or {}).get("seccomp")
     if not profile:
         return None
-    from coracle.linux import seccomp
+    from coracle.linux.seccomp.cache import cached
 
-    return seccomp.cached(profile, f"{root}/.seccomp")
+    return cached(profile, f"{root}/.seccomp")
 
 
 def make_gate(container: Container, world: World) -> None:
@@ -462,7 +462,7 @@ def update(
 ) -> None:
     """Change limits of a living container; ``resources`` has the shape of ``linux.resources``."""
     group = _group_of(root, identifier, "update", (CREATED, RUNNING, PAUSED))
-    for setting in group.settings(resources, update=True):
+    for setting in groups.limits(group, resources, updating=True):
         setting.apply(group.directories, warn)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from coracle.runtime import group as groups
 from coracle.runtime.steps.cgroup import CreateCgroup, JoinCgroup, SetCgroup
 
 TYPE_CHECKING = False
@@ -16,6 +17,6 @@ def steps(request: Request) -> list[Step]:
     if group is None:
         return []
     plan: list[Step] = [CreateCgroup(group, "linux.cgroupsPath")]
-    plan += [SetCgroup(group, setting) for setting in group.settings(request.linux("resources", {}))]
+    plan += [SetCgroup(group, setting) for setting in groups.limits(group, request.linux("resources", {}))]
     plan.append(JoinCgroup(group, "linux.cgroupsPath"))
     return plan

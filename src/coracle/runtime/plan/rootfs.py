@@ -6,6 +6,7 @@ import os
 
 from coracle.errors import SpecError
 from coracle.linux.namespace import IdMap
+from coracle.runtime import group as groups
 from coracle.runtime.mount_options import mount_options
 from coracle.runtime.plan.identity import labels
 from coracle.runtime.steps import devices, hooks, masks, mounts, rootfs, settings
@@ -110,10 +111,9 @@ def _id_maps(request: Request, entry: dict[str, Any], options: MountOptions) -> 
 
 def _cgroup_mount(request: Request, destination: str, options: MountOptions, cause: str) -> CgroupMount:
     if request.cgroup is None:
-        return CgroupMount([], {}, destination, options, cause)
+        return CgroupMount([], destination, options, cause)  # an empty directory: no group can be had
     namespaced = any(entry["type"] == "cgroup" for entry in request.linux("namespaces", []))
-    hierarchies, links = request.cgroup.mounts(namespaced)
-    return CgroupMount(hierarchies, links, destination, options, cause)
+    return CgroupMount(groups.mounts(request.cgroup, namespaced), destination, options, cause)
 
 
 def _devices(request: Request) -> list[Step]:

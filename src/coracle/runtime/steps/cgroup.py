@@ -25,19 +25,17 @@ class CgroupMount(Mount):
     mount each.  With a host directory the group is bound, for want of a cgroup namespace.
     """
 
-    __slots__ = ("hierarchies", "links")
+    __slots__ = ("hierarchies",)
 
     def __init__(
         self,
         hierarchies: list[Hierarchy],
-        links: dict[str, str],
         destination: str,
         options: MountOptions,
         cause: str,
     ) -> None:
         super().__init__(destination, options, cause)
         self.hierarchies = hierarchies
-        self.links = links
 
     def _single(self) -> bool:
         return len(self.hierarchies) == 1 and self.hierarchies[0][0] == ""
@@ -67,8 +65,6 @@ class CgroupMount(Mount):
                 finally:
                     os.close(inner)
                     os.close(target)
-            for name, target_name in self.links.items():
-                os.symlink(target_name, name, dir_fd=tree)
             if self.options.attr_set & mount.ATTR_RDONLY:
                 mount.set_attributes(tree, set_=mount.ATTR_RDONLY)
         super().settle(tree)
@@ -86,7 +82,6 @@ class CgroupMount(Mount):
         lines = [f"mkdir -p {point}", f"mount -t tmpfs -o {tmpfs} tmpfs {point}"]
         for entry in self.hierarchies:
             lines += [f"mkdir {point}/{entry[0]}", f"{self._mount_line(entry, words)} {point}/{entry[0]}"]
-        lines += [f"ln -s {quote(target)} {point}/{quote(name)}" for name, target in self.links.items()]
         if self.options.attr_set & mount.ATTR_RDONLY:
             lines.append(f"mount -o remount,bind,ro {point}")
         return lines
@@ -124,14 +119,20 @@ class CreateCgroup(Step):
         return f"make the control group {self.group.path} in {len(set(self.group.directories.values()))} hierarchies"
 
     def shell(self) -> list[str]:
-        return self.group.shell_create()
+        return self.group.create_shell()
 
 
 def open_group(group: Cgroup, world: World) -> None:
-    """Open what a child needs to enter ``group``, with the engine's rights."""
-    if directory := group.unified_directory():
+    """Open what a child needs to enter ``group``, with the engine's rights.
+
+    clone3(2) into a group that was once killed by cgroup.kill kills the child (seen on Linux 6.18:
+    the fork compares the group's kill_seq with the parent's), so a group that was there before is joined by file.
+    """
+    directory = group.unified_directory()
+    fresh = directory in (group.made or ())
+    if directory and fresh:
         world.fds["cgroup"] = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    for number, path in enumerate(group.procs_files()):
+    for number, path in enumerate(group.join_files(unified=not fresh)):
         world.fds[f"procs {number}"] = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
 
 
@@ -196,17 +197,18 @@ class JoinCgroup(Step):
         self.group = group
 
     def do(self, world: World) -> None:
-        for number in range(len(self.group.procs_files())):
-            os.write(world.fds[f"procs {number}"], b"0")
+        for key, fd in world.fds.items():
+            if key.startswith("procs "):
+                os.write(fd, b"0")
 
     def fields(self) -> dict[str, object]:
-        return {"files": self.group.procs_files()}
+        return {"files": self.group.join_files()}
 
     def prose(self) -> str:
         return "move into the control group"
 
     def shell(self) -> list[str]:
-        files = list(self.group.procs_files())
+        files = list(self.group.join_files())
         if directory := self.group.unified_directory():
             files.append(f"{directory}/cgroup.procs")
         return [f"echo 0 > {quote(path)}" for path in files]
