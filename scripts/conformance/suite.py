@@ -13,7 +13,6 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import IO
 
 MODULE = "github.com/opencontainers/runtime-tools"
 # The newest version that the public module proxy serves; runtime-spec 1.3.0.
@@ -41,11 +40,6 @@ def names() -> list[str]:
     if not is_built():
         raise SuiteError(f"the suite is not built in {cache_directory()}: run `python3 scripts/conformance build`")
     return sorted(entry.name for entry in (cache_directory() / "tests").iterdir())
-
-
-def lock() -> IO[str]:
-    """An open file of the built suite, to be locked while tests run."""
-    return (cache_directory() / "complete").open()
 
 
 def _go(arguments: list[str], environment: dict[str, str]) -> str:
