@@ -6,7 +6,7 @@ docs.docker.com/engine/containers/run/#default-entrypoint.
 
 from __future__ import annotations
 
-from coracle.errors import ContentError, UsageError
+from coracle.errors import CommandNotFoundError, ContentError, UsageError
 from coracle.record import loads
 
 TYPE_CHECKING = False
@@ -23,6 +23,7 @@ def argv(image: Mapping[str, Any], arguments: Sequence[str], override: str | Non
     --entrypoint drops the image's CMD too, even when it is empty, as docker and podman do.
 
     :raises UsageError: when nothing is left to execute.
+    :raises CommandNotFoundError: when the program's name is empty (docker: exit code 127).
     :raises ContentError: when the image's own values are not lists of strings.
     """
     if override is None:
@@ -34,6 +35,8 @@ def argv(image: Mapping[str, Any], arguments: Sequence[str], override: str | Non
     result = [*prefix, *rest]
     if not result:
         raise UsageError("no command specified", "neither the image nor the command line names one")
+    if not result[0]:
+        raise CommandNotFoundError("the command is an empty word: no such program in the container")
     if any("\0" in word for word in result):
         raise UsageError("the command contains a NUL byte")
     return result

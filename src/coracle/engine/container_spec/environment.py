@@ -29,7 +29,6 @@ def environment(options: RunOptions, image: Mapping[str, Any], hostname: str, ho
     if options.tty:
         result["TERM"] = "xterm"
     _apply(result, image.get("Env") or [], {})
-    result.setdefault("HOME", home)
     if options.unsetenv_all:
         result.clear()
     for name in options.unsetenv:
@@ -44,6 +43,8 @@ def environment(options: RunOptions, image: Mapping[str, Any], hostname: str, ho
     for path in options.env_file:
         _apply(result, lines(path, host), host.environ)
     _apply(result, options.env, host.environ)
+    if not options.unsetenv_all and "HOME" not in options.unsetenv:
+        result.setdefault("HOME", home)
     return [f"{name}={value}" for name, value in result.items()]
 
 

@@ -70,10 +70,9 @@ def default_mounts(
         _entry("/sys/fs/cgroup", "cgroup", "cgroup", cgroup_access, *_SAFE),
         _entry("/dev/mqueue", "mqueue", "mqueue", *_SAFE),
     ]  # fmt: skip
-    if user_namespace:
-        for index, mode in ((0, options.pid), (3, options.network), (5, options.ipc)):
-            if mode == "host":
-                result[index] = _bound(result[index])
+    modes = {"/proc": options.pid, "/sys": options.network, "/dev/mqueue": options.ipc}
+    shared = [place for place, mode in modes.items() if mode == "host" and user_namespace]
+    result = [_bound(mount) if mount["destination"] in shared else mount for mount in result]
     return result + _shm(options, shm)
 
 
@@ -110,7 +109,7 @@ def _read_only_tmpfs(options: RunOptions, taken: set[str]) -> list[dict[str, Any
         return []
     modes = {"/run": "755", "/tmp": "1777", "/var/tmp": "1777"}
     return [
-        _entry(path, "tmpfs", "tmpfs", "nosuid", "nodev", f"mode={mode}")
+        _entry(path, "tmpfs", "tmpfs", "nosuid", "nodev", f"mode={mode}", "tmpcopyup")
         for path, mode in modes.items()
         if path not in taken
     ]
@@ -138,6 +137,8 @@ def build_mounts(
     :raises UsageError: two mounts at one place, a missing source of --mount, wrong propagation.
     """
     plan = MountPlan()
+    if options.ipc.startswith(CONTAINER) and not shm:
+        warn(f"--ipc {options.ipc} shares System V and POSIX queues, but /dev/shm stays private")
     own = [*options.volume, *options.mount, *options.tmpfs]
     taken: set[str] = set()
     for mount in own:
@@ -146,7 +147,7 @@ def build_mounts(
         taken.add(mount.target)
     later = [_user_mount(mount, plan, host, user_namespace, warn) for mount in own]
     later += [
-        _entry(place, BIND, source, "rbind", "rprivate", *(["ro"] if options.read_only else []))
+        _entry(place, BIND, source, "rbind", *(["ro"] if options.read_only else []), "rprivate")
         for place, source in etc.items()
         if place not in taken
     ]
@@ -154,7 +155,13 @@ def build_mounts(
     if init_path:
         later.append(_entry(INIT_PATH, BIND, init_path, "bind", "ro"))
     defaults = default_mounts(options, security, user_namespace=user_namespace, gids=gids, shm=shm)
-    plan.mounts = [mount for mount in defaults if not _replaced(mount["destination"], taken)]
+    plan.mounts = [
+        mount
+        for mount in defaults
+        if not _replaced(mount["destination"], taken)
+        # Not every machine has a mqueue of its own to share.
+        and (mount["destination"] != "/dev/mqueue" or mount["type"] != BIND or host.exists("/dev/mqueue"))
+    ]
     plan.mounts += sorted(later, key=lambda mount: str(mount["destination"]).count("/"))
     return plan
 
@@ -167,7 +174,7 @@ def _user_mount(
     mount: Mount, plan: MountPlan, host: Host, user_namespace: bool, warn: Callable[[str], None]
 ) -> dict[str, Any]:
     if mount.kind == TMPFS:
-        return _entry(mount.target, "tmpfs", "tmpfs", *mount.options, *_propagation_of(mount))
+        return _entry(mount.target, "tmpfs", "tmpfs", *mount.options)
     if not host.exists(mount.source):
         if not mount.create:
             raise UsageError(
@@ -189,12 +196,6 @@ def _user_mount(
         *mount.options,
     ]
     return _entry(mount.target, BIND, mount.source, *words)
-
-
-def _propagation_of(mount: Mount) -> list[str]:
-    return (
-        [] if any("private" in word or "shared" in word or "slave" in word for word in mount.options) else ["rprivate"]
-    )
 
 
 def _spread(mount: Mount, plan: MountPlan, host: Host) -> None:

@@ -35,12 +35,11 @@ def _memory(options: RunOptions, host: Host, warn: Callable[[str], None]) -> dic
     found: dict[str, Any] = {}
     if limit:
         found["limit"] = limit
-        if host.swap_limit():
+        if not host.swap_limit():
+            if swap > 0:
+                warn("--memory-swap has no effect: this kernel does not account swap")
+        elif swap >= 0:  # -1 is what a new cgroup has
             found["swap"] = swap or 2 * limit
-        elif swap:
-            warn("--memory-swap has no effect: this kernel does not account swap")
-    elif swap == -1:
-        found["swap"] = -1
     if reservation:
         found["reservation"] = reservation
     if options.memory_swappiness != -1:
@@ -141,7 +140,7 @@ def resources(options: RunOptions, host: Host, warn: Callable[[str], None]) -> d
         "memory": _memory(options, host, warn),
         "cpu": _cpu(options, host),
         "blockIO": _block_io(options, host),
-        "pids": {"limit": options.pids_limit} if options.pids_limit else {},
+        "pids": {"limit": options.pids_limit} if options.pids_limit > 0 else {},
         "unified": dict(options.cgroup_conf),
     }
     return {key: value for key, value in found.items() if value}

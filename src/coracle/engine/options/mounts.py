@@ -144,13 +144,13 @@ def tmpfs(text: str) -> Mount:
 
 def tmpfs_options(words: list[str]) -> list[str]:
     """Options of a tmpfs: docker's nosuid, nodev, noexec unless ``words`` say otherwise; the last word wins."""
-    kept: dict[str, str] = {"noexec": "noexec", "nosuid": "nosuid", "nodev": "nodev"}
+    kept = {word: word for word in ("noexec", "nosuid", "nodev", "rprivate")}
     for word in words:
         key, equals, value = word.partition("=")
         if equals and key in _TMPFS_VALUES:
             kept[key] = f"{key}={_tmpfs_value(key, value)}"
         elif word in MOUNT_FLAGS or word in PROPAGATIONS or word in ("tmpcopyup", "noswap"):
-            kept.pop(_OPPOSITES.get(word, ""), None)
+            kept.pop(_OPPOSITES.get(word, "rprivate" if word in PROPAGATIONS else ""), None)
             kept[word] = word
         elif word not in ("notmpcopyup", "defaults"):
             raise ValueError(f"tmpfs options such as size=64m, mode=1777 or exec instead of {word!r} (tmpfs(5))")
