@@ -57,3 +57,48 @@ def _copy_attributes(info: os.stat_result, target: int, name: str) -> None:
     os.chown(name, info.st_uid, info.st_gid, dir_fd=target)
     os.chmod(name, info.st_mode & 0o7777, dir_fd=target)
     os.utime(name, ns=(info.st_atime_ns, info.st_mtime_ns), dir_fd=target)
+
+
+def remove(path: str) -> None:
+    """Delete the tree at ``path``, by descriptors, following no link; missing is fine.
+
+    Directories without permissions are opened up first, as their owner may.
+    """
+    parent = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _remove_entry(parent, os.path.basename(path))
+    finally:
+        os.close(parent)
+
+
+def _remove_entry(parent: int, name: str) -> None:
+    try:
+        os.unlink(name, dir_fd=parent)
+        return
+    except FileNotFoundError:
+        return
+    except (IsADirectoryError, PermissionError):  # unlink(2) of a directory is EISDIR, or EPERM
+        pass
+    try:
+        os.rmdir(name, dir_fd=parent)
+        return
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno != 39:  # ENOTEMPTY
+            raise
+    directory = _open_to_empty(parent, name)
+    try:
+        for entry in os.listdir(directory):
+            _remove_entry(directory, entry)
+    finally:
+        os.close(directory)
+    os.rmdir(name, dir_fd=parent)
+
+
+def _open_to_empty(parent: int, name: str) -> int:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    info = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    if info.st_mode & 0o700 != 0o700:
+        os.chmod(name, 0o700, dir_fd=parent)
+    return os.open(name, flags, dir_fd=parent)

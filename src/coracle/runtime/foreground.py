@@ -19,8 +19,8 @@ FORWARDED = (1, 2, 3, 10, 12, 14, 15, 18, 28)
 SIGKILL, SIGCHLD = 9, 17
 
 
-def confirm(plan: Plan, child: Child) -> None:
-    """Wait until the launcher has become the program.
+def confirm(plan: Plan, child: Child, ours: bool = True) -> None:
+    """Wait until the launcher has become the program; ``ours`` says that the child is this process's.
 
     :raises CoracleError: that says why it could not.
     """
@@ -28,7 +28,8 @@ def confirm(plan: Plan, child: Child) -> None:
         if packet.startswith(REPORT):
             report = launcher.read_report(packet)[0]
             if report.kind == launcher.FAILURE:
-                reap(child)
+                if ours:
+                    reap(child)
                 raise launch_error(plan, report, child.note)
     child.link.close()
 

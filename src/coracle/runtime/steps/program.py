@@ -20,7 +20,7 @@ _PASSWD_LIMIT = 1 << 20
 class StandardFiles(Step):
     """Standard input, output and error: the terminal, or what the caller gave, owned by the program's user."""
 
-    __slots__ = ("gid", "terminal", "uid")
+    __slots__ = ("terminal", "uid")
     place = ENTER
 
     def __init__(self, terminal: bool, uid: int, cause: str) -> None:
@@ -37,6 +37,8 @@ class StandardFiles(Step):
             os.close(slave)
         else:
             os.setsid()
+            for fd, given in enumerate(world.values.get("standard files", ())):
+                os.dup2(given, fd)
         for fd in (0, 1, 2):
             self._settle(fd)
 

@@ -153,6 +153,78 @@ class OverlayRoot(Root):
         return hints.get(errno, "")
 
 
+class HostRoot(Root):
+    """A copy-on-write clone of this machine's own root: one overlay per part, all writes to ``upper``.
+
+    As root the parts are "/" and the disks mounted below it.  In a user namespace the kernel
+    refuses an overlay over a directory with locked mounts below (mount_namespaces(7)), so the parts are the
+    top-level directories, over a ``scaffold`` of empty ones; those that cannot be overlaid are
+    shown read-only.
+    """
+
+    __slots__ = ("options", "parts", "path", "scaffold")
+
+    def __init__(
+        self, parts: list[tuple[str, str, str]], scaffold: str, path: str, options: list[str], cause: str
+    ) -> None:
+        super().__init__(cause)
+        self.parts = parts
+        self.scaffold = scaffold
+        self.path = path
+        self.options = options
+
+    def open(self) -> int:
+        if self.scaffold:
+            return mount.clone_tree(mount.AT_FDCWD, self.scaffold)
+        return self._overlay(*self.parts[0])
+
+    def _overlay(self, source: str, upper: str, work: str) -> int:
+        return mount.overlay([source], upper, work, [(option, None) for option in self.options])
+
+    def do(self, world: World) -> None:
+        super().do(world)
+        for part in self.parts if self.scaffold else self.parts[1:]:
+            target = mount.openat2(world.fds["root"], part[0], mount.O_PATH | os.O_DIRECTORY)
+            tree = self._part(world, *part)
+            mount.attach(tree, target)
+            mount.set_attributes(tree, propagation=mount.MS_PRIVATE, recursive=True)
+            os.close(tree)
+            os.close(target)
+
+    def _part(self, world: World, source: str, upper: str, work: str) -> int:
+        try:
+            return self._overlay(source, upper, work)
+        except OSError as error:
+            if not self.scaffold:
+                raise
+            world.warn(f"{source} is read-only in the container: no overlay over it ({error.strerror})")
+        tree = mount.clone_tree(mount.AT_FDCWD, source, recursive=True)
+        mount.set_attributes(tree, set_=mount.ATTR_RDONLY, recursive=True)
+        return tree
+
+    def prose(self) -> str:
+        names = ", ".join(source for source, _, _ in self.parts)
+        return f"mount a copy-on-write clone of this machine ({names}); every change goes to the container's own layer"
+
+    def shell(self) -> list[str]:
+        lines = [f"ROOT={quote(self.path)}", 'mkdir -p "$ROOT"']
+        if self.scaffold:
+            lines += [f'mount --bind {quote(self.scaffold)} "$ROOT"']
+        for source, upper, work in self.parts:
+            data = ",".join([f"lowerdir={source}", f"upperdir={upper}", f"workdir={work}", *self.options])
+            point = '"$ROOT"' + (quote(source) if source != "/" else "")
+            lines += [f"mkdir -p {quote(upper)} {quote(work)}", f"mount -t overlay overlay -o {quote(data)} {point}"]
+        return [*lines, 'mount --make-rprivate "$ROOT"']
+
+    def hint(self, errno: int) -> str:
+        if errno == 22:
+            return (
+                "the host's root or the storage directory is itself an overlay, as in most containers: "
+                "set CORACLE_ROOT to a directory on another file system"
+            )
+        return ""
+
+
 class Pivot(Step):
     """Make the new root the only one: the host's file systems leave the namespace."""
 
