@@ -77,6 +77,7 @@ def _oversee(client: _socket.socket, worker: _socket.socket) -> None:
     monitor = Monitor(client, worker, task, descriptors)
     _release_standard_files()
     worker.send(HAND_OVER)  # from here on the container is ours, whatever happens to the worker
+    monitor.await_verdict()
     code = monitor.serve()
     send(client, EXIT + bytes([code]))
 
@@ -308,15 +309,17 @@ class Monitor:
         poll.register(fd, select.POLLIN)
         return bool(poll.poll(0)) and self._read_output(fd)
 
+    def await_verdict(self) -> None:
+        """The worker's last packet: the program runs and the client may attach, or has to go with a code."""
+        verdict = self.worker.recv(PACKET) or EXIT + b"\x7d"
+        if self.client is not None:
+            send(self.client, verdict)
+            if verdict.startswith(EXIT):
+                self._drop_client()
+
     def _dismiss_worker(self) -> None:
-        """Its last packet says whether the client may attach; then it ends, and so may processes in between."""
-        packet = self.worker.recv(PACKET)
-        if packet.startswith(ATTACHED) and self.client is not None:
-            send(self.client, packet)
-        elif packet.startswith(EXIT) and self.client is not None:
-            send(self.client, packet)
-            self._drop_client()
-        if not packet:
+        """It has ended, as have the processes in between that it made."""
+        if not self.worker.recv(PACKET):
             self.poll.unregister(self.worker)
             self.worker.close()
             self._collect(os.WNOHANG)

@@ -106,17 +106,18 @@ class MountOptions:
         data = [key if value is None else f"{key}={value}" for key, value in self.data]
         return _attribute_words(self.attr_set, 0) + data
 
+    def fields(self) -> dict[str, Any]:
+        """What was asked for, by name, for JSON and for comparison."""
+        return {name: getattr(self, name) for name in self.__slots__ if getattr(self, name)}
+
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, MountOptions) and self._values() == other._values()
+        return isinstance(other, MountOptions) and self.fields() == other.fields()
 
     def __hash__(self) -> int:
         return hash(repr(self))
 
     def __repr__(self) -> str:
-        return f"MountOptions({', '.join(f'{name}={value!r}' for name, value in self._values().items() if value)})"
-
-    def _values(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}
+        return f"MountOptions({', '.join(f'{name}={value!r}' for name, value in self.fields().items())})"
 
 
 def _attribute_words(set_: int, clear: int) -> list[str]:

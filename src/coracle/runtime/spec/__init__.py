@@ -6,7 +6,7 @@ demand of each other; ``words`` are the closed lists, ``constraint`` the rules f
 
 from __future__ import annotations
 
-from coracle.errors import ContentError, SpecError, UsageError
+from coracle.errors import ContentError, SpecError
 from coracle.record import loads, read
 from coracle.runtime.spec import relations
 from coracle.runtime.spec.shape import Fault, shown
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     Record = dict[str, Any]
 
 OCI_VERSION = "1.3.0"
-
-_ALPHANUMERIC = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-_LONGEST_IDENTIFIER = 1024
 
 
 def load(bundle: str, name: str = "config.json") -> Record:
@@ -105,20 +102,3 @@ def _check(shape: Shape, value: Any, where: str) -> None:
         shape.check(value)
     except Fault as fault:
         raise fault.located(where or ("" if fault.path else "config.json")) from None
-
-
-def check_identifier(identifier: str) -> str:
-    """``identifier`` itself, if it may name a container.
-
-    It becomes a directory, a cgroup and words on other programs' command lines, so nothing but
-    letters, digits and ``_ + - .`` is allowed, and no dot in front (the class of CVE-2026-30892).
-
-    :raises UsageError: otherwise.
-    """
-    first, rest = identifier[:1], identifier[1:]
-    if not first or first.strip(_ALPHANUMERIC + "_+-") or rest.strip(_ALPHANUMERIC + "_+-."):
-        rule = "letters, digits and _ + - . with no dot in front"
-        raise UsageError(f"container id {shown(identifier)} is not valid", f"use {rule}")
-    if len(identifier) > _LONGEST_IDENTIFIER:
-        raise UsageError(f"container id is longer than {_LONGEST_IDENTIFIER} characters")
-    return identifier

@@ -1,0 +1,58 @@
+"""``coracle explain``: the plan of a command, printed instead of done."""
+
+from __future__ import annotations
+
+import sys
+
+from coracle import explain as views
+from coracle.cli.main import complain
+from coracle.engine.options import VALUE, Option, Table, parse
+from coracle.errors import UsageError
+from coracle.linux.shell import command
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from coracle.step import Plan
+
+USAGE = "Usage: coracle explain [--as prose|shell|json] COMMAND [OPTIONS] ..."
+FORMS = ("prose", "shell", "json")
+
+
+def _form(text: str) -> str:
+    if text not in FORMS:
+        raise ValueError("prose, shell or json")
+    return text
+
+
+TABLE = Table((("", (Option("as", "", VALUE, _form, "prose", "form", "How to print the plan: prose, shell or json"),)),))
+
+
+def explain(argv: list[str]) -> int:
+    """Print the very plan that the command after the options would carry out."""
+    if argv[:1] in (["--help"], ["-h"]):
+        from coracle.engine.options.help import help_text
+
+        print(help_text(TABLE, USAGE, "Print the plan that a command would carry out, and do nothing"))
+        return 0
+    options, rest = parse(TABLE, argv)
+    if not rest or rest[0] not in ("run", "create"):
+        raise UsageError("explain needs a command to explain", "coracle explain run IMAGE COMMAND")
+    plan = _plan_of_run(rest[1:])
+    if getattr(options, "as") == "json":
+        text = views.as_json(plan)
+    elif getattr(options, "as") == "shell":
+        text = views.shell(plan, "coracle " + command(*rest))
+    else:
+        text = views.prose(plan)
+    sys.stdout.write(text)
+    return 0
+
+
+def _plan_of_run(argv: list[str]) -> Plan:
+    from coracle.engine.draft import draft
+    from coracle.engine.run import complete, enter_namespace
+    from coracle.paths import Paths
+
+    paths = Paths()
+    maps = enter_namespace()
+    return complete(draft(argv, paths, lambda text: complain(f"warning: {text}"), maps), paths)
