@@ -11,7 +11,8 @@ import pytest
 from coracle import record
 from coracle.errors import ContentError, SpecError, UsageError
 from coracle.runtime import spec as specs
-from coracle.runtime.spec import check_identifier, load, validate, validate_process, validate_resources, words
+from coracle.runtime.identifier import check_identifier
+from coracle.runtime.spec import load, validate, validate_process, validate_resources, words
 from coracle.runtime.spec.default import default_spec
 from coracle.runtime.spec.shape import Items, Map, Object
 from coracle.runtime.spec.table import CONFIG
