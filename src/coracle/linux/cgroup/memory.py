@@ -90,7 +90,8 @@ def _unified(section: Mapping[str, Any], place: Place, memory: int, swap: int, c
         # No soft limit (-1) means no protection here: memory.low protects what the soft limit let go first.
         result.append(_number(place, "memory.low", max(reservation, 0), "reservation"))
     for key, file, absent in _ONLY_V1:
-        value = integer(section, key, _WHERE)
+        low, high = (0, 100) if key == "swappiness" else (-1, (1 << 63) - 1)
+        value = integer(section, key, _WHERE, low, high)
         if value is not None and (value > 0 or key == "swappiness"):
             result.append(Setting("", file, str(value), f"{_WHERE}.{key}", absent, hints=_ONLY_V1_HINT))
     if section.get("disableOOMKiller") is True:
