@@ -63,7 +63,7 @@ def log_option(text: str) -> tuple[str, int]:
         return key, values.size_or_unlimited(value)
     if key == "max-file":
         return key, values.integer(1, 1000)(value)
-    raise UsageError(f"--log-opt {key or text!r} is not supported yet: only max-size and max-file")
+    raise UsageError(f"--log-opt {key} is not supported yet: only max-size and max-file")
 
 
 def systemd(text: str) -> bool:

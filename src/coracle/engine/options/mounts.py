@@ -192,10 +192,13 @@ _SPELLINGS = {"src": "source", "dst": "target", "destination": "target", "ro": "
 def _fields(text: str) -> list[str]:
     if '"' not in text:
         return text.split(",")
-    from _csv import reader  # quoting is rare: only it pays for the parser
+    from _csv import Error, reader  # quoting is rare: only it pays for the parser
 
-    rows = list(reader([text]))
-    return list(rows[0]) if len(rows) == 1 else []
+    try:
+        (fields,) = reader([text], strict=True)
+    except (Error, ValueError):
+        raise ValueError("fields separated by commas, quoted as in CSV (RFC 4180)") from None
+    return list(fields)
 
 
 def mount(text: str) -> Mount:

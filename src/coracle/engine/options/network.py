@@ -8,7 +8,7 @@ from coracle.errors import UsageError
 
 def host_name(value: str) -> str:
     """A host or domain name: it goes to sethostname(2), at most 64 bytes, and into /etc/hosts."""
-    if len(value) > 64 or not NAME_LETTERS.issuperset(value) or value[:1] in "-.":
+    if len(value) > 64 or not NAME_LETTERS.issuperset(value) or value.startswith(("-", ".")):
         raise ValueError("at most 64 letters, digits, '-', '_' and '.'")
     return value
 

@@ -122,7 +122,8 @@ def cpu_list(value: str) -> str:
     """A cpuset(7) list such as ``0-3,6``."""
     for piece in value.split(","):
         first, dash, last = piece.partition("-")
-        if not is_decimal(first) or len(first) > 4 or (dash and not (is_decimal(last) and int(first) <= int(last[:5]))):
+        ends = (first, last) if dash else (first, first)
+        if not all(is_decimal(end) and len(end) < 5 for end in ends) or int(ends[0]) > int(ends[1]):
             raise ValueError("a list such as 0-3,6")
     return value
 
@@ -132,7 +133,7 @@ def numbers_in(cpu_set: str) -> set[int]:
     numbers: set[int] = set()
     for piece in cpu_set.split(","):
         first, _, last = piece.partition("-")
-        numbers.update(range(int(first), min(int(last or first), 8191) + 1))
+        numbers.update(range(int(first), int(last or first) + 1))
     return numbers
 
 
@@ -220,15 +221,21 @@ def ulimit(value: str) -> tuple[str, int, int]:
     """``nofile=1024:2048`` as (name, soft, hard); -1 and ``unlimited`` mean no limit."""
     name, equals, limits = value.partition("=")
     name = name.lower().removeprefix("rlimit_")
-    soft, _, hard = limits.partition(":")
+    soft, colon, hard = limits.partition(":")
     if not equals or name not in _LIMITS:
         raise ValueError(f"name=soft[:hard] with a name out of {', '.join(sorted(_LIMITS))}")
-    pair_of = [INFINITY if n in ("-1", "unlimited") else int(n) if is_decimal(n) else -1 for n in (soft, hard or soft)]
-    if min(pair_of) < 0 or max(pair_of) > INFINITY:
-        raise ValueError("name=soft[:hard] with numbers, -1 for unlimited")
-    if pair_of[0] > pair_of[1]:
+    limits_of = [_limit(number) for number in (soft, hard if colon else soft)]
+    if limits_of[0] > limits_of[1]:
         raise ValueError("a soft limit that is not above the hard limit")
-    return name, pair_of[0], pair_of[1]
+    return name, limits_of[0], limits_of[1]
+
+
+def _limit(number: str) -> int:
+    if number in ("-1", "unlimited"):
+        return INFINITY
+    if not is_decimal(number) or len(number) > 20 or int(number) > INFINITY:
+        raise ValueError("name=soft[:hard] with numbers, -1 for unlimited")
+    return int(number)
 
 
 def time_offset(value: str) -> tuple[str, int]:
