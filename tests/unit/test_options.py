@@ -166,24 +166,27 @@ def test_short_names_are_unique() -> None:
 
 
 def test_every_docker_option_is_known() -> None:
-    docker = """add-host annotation attach blkio-weight blkio-weight-device cap-add cap-drop cgroup-parent cgroupns cidfile
-    cpu-count cpu-percent cpu-period cpu-quota cpu-rt-period cpu-rt-runtime cpu-shares cpus cpuset-cpus cpuset-mems
-    detach detach-keys device device-cgroup-rule device-read-bps device-read-iops device-write-bps device-write-iops
-    disable-content-trust dns dns-option dns-search domainname entrypoint env env-file expose gpus group-add
-    health-cmd health-interval health-retries health-start-interval health-start-period health-timeout help hostname
-    init interactive io-maxbandwidth io-maxiops ip ip6 ipc isolation kernel-memory label label-file link
-    link-local-ip log-driver log-opt mac-address memory memory-reservation memory-swap memory-swappiness mount name
-    network network-alias no-healthcheck oom-kill-disable oom-score-adj pid pids-limit platform privileged publish
-    publish-all pull quiet read-only restart rm runtime security-opt shm-size sig-proxy stop-signal stop-timeout
-    storage-opt sysctl tmpfs tty ulimit use-api-socket user userns uts volume volume-driver volumes-from workdir"""
+    docker = """add-host annotation attach blkio-weight blkio-weight-device cap-add cap-drop cgroup-parent cgroupns
+    cidfile cpu-count cpu-percent cpu-period cpu-quota cpu-rt-period cpu-rt-runtime cpu-shares cpus
+    cpuset-cpus cpuset-mems detach detach-keys device device-cgroup-rule device-read-bps
+    device-read-iops device-write-bps device-write-iops disable-content-trust dns dns-option dns-search
+    domainname entrypoint env env-file expose gpus group-add health-cmd health-interval health-retries
+    health-start-interval health-start-period health-timeout help hostname init interactive
+    io-maxbandwidth io-maxiops ip ip6 ipc isolation kernel-memory label label-file link link-local-ip
+    log-driver log-opt mac-address memory memory-reservation memory-swap memory-swappiness mount name
+    network network-alias no-healthcheck oom-kill-disable oom-score-adj pid pids-limit platform
+    privileged publish publish-all pull quiet read-only restart rm runtime security-opt shm-size
+    sig-proxy stop-signal stop-timeout storage-opt sysctl tmpfs tty ulimit use-api-socket user userns
+    uts volume volume-driver volumes-from workdir"""
     assert set(docker.split()) - set(RUN.long) == set()
 
 
 def test_every_podman_option_is_known() -> None:
-    podman = """arch authfile cgroup-conf cgroups chrootdirs conmon-pidfile env-host env-merge gidmap health-on-failure hostuser
-    http-proxy image-volume init-path label-file no-hosts os passwd passwd-entry personality pidfile pod pod-id-file
-    preserve-fds read-only-tmpfs replace requires rmi rootfs sdnotify seccomp-policy secret subgidname subuidname
-    systemd timeout tls-verify tz uidmap umask unsetenv unsetenv-all variant"""
+    podman = """arch authfile cgroup-conf cgroups chrootdirs conmon-pidfile env-host env-merge gidmap
+    health-on-failure hostuser http-proxy image-volume init-path label-file no-hosts os passwd
+    passwd-entry personality pidfile pod pod-id-file preserve-fds read-only-tmpfs replace requires rmi
+    rootfs sdnotify seccomp-policy secret subgidname subuidname systemd timeout tls-verify tz uidmap
+    umask unsetenv unsetenv-all variant"""
     assert set(podman.split()) - set(RUN.long) == set()
 
 
@@ -459,13 +462,15 @@ def test_relative_sources_start_from_the_working_directory(tmp_path: Path, monke
     "argv",
     [
         "-v /a", "-v a:/b", "-v a/b:/c", "-v /a:b", "-v /a:/", "-v /a:/b:", "-v /a:/b:xx", "-v /a:/b:ro,rw",
-        "-v /a:/b:z,Z", "-v /a:/b:rshared,rslave", "-v /a:/b:ro:rw", "-v :/b", "-v /a::ro", "-v /a:/b:U", "-v /a:/b:O", "-v /a:..",
-        "--tmpfs t", "--tmpfs /", "--tmpfs /t:size=x", "--tmpfs /t:mode=9", "--tmpfs /t:foo", "--tmpfs /t:size",
-        "--mount type=bind,src=/a", "--mount type=bind,dst=/a", "--mount src=/a,dst=/b",
-        "--mount type=bind,src=a,dst=/b", "--mount type=bind,src=/a,dst=/b,tmpfs-size=1", "--mount type=tmpfs,dst=/a,src=/b", "--mount type=tmpfs,dst=/",
-        "--mount type=tmpfs,dst=/a,tmpfs-mode=9", "--mount type=bind,src=/a,dst=/b,foo=1",
-        "--mount type=bind,src=/a,dst=/b,ro=x", "--mount type=bind,src=/a,dst=/b,bind-propagation=x", "--mount type=bind,src=/a,dst=/b,bind-recursive=readonly",
-        "--mount type=npipe,src=/a,dst=/b", "--mount type=bind,src,dst=/b", "--mount type=bind,src=/a,dst=/b,U=true",
+        "-v /a:/b:z,Z", "-v /a:/b:rshared,rslave", "-v /a:/b:ro:rw", "-v :/b", "-v /a::ro", "-v /a:/b:U",
+        "-v /a:/b:O", "-v /a:..", "--tmpfs t", "--tmpfs /", "--tmpfs /t:size=x", "--tmpfs /t:mode=9",
+        "--tmpfs /t:foo", "--tmpfs /t:size", "--mount type=bind,src=/a", "--mount type=bind,dst=/a",
+        "--mount src=/a,dst=/b", "--mount type=bind,src=a,dst=/b", "--mount type=bind,src=/a,dst=/b,tmpfs-size=1",
+        "--mount type=tmpfs,dst=/a,src=/b", "--mount type=tmpfs,dst=/", "--mount type=tmpfs,dst=/a,tmpfs-mode=9",
+        "--mount type=bind,src=/a,dst=/b,foo=1", "--mount type=bind,src=/a,dst=/b,ro=x",
+        "--mount type=bind,src=/a,dst=/b,bind-propagation=x",
+        "--mount type=bind,src=/a,dst=/b,bind-recursive=readonly", "--mount type=npipe,src=/a,dst=/b",
+        "--mount type=bind,src,dst=/b", "--mount type=bind,src=/a,dst=/b,U=true",
     ],
 )  # fmt: skip
 def test_bad_mounts(argv: str) -> None:
