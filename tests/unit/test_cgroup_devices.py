@@ -45,6 +45,9 @@ def run(program: bytes, kind: str, major: int, minor: int, access: str) -> int:
             registers[target] &= constant & MASK
         elif operation == 0x77:
             registers[target] >>= constant
+        elif operation == 0x05:
+            assert offset > 0
+            at += offset
         elif operation in (0x15, 0x55):
             assert offset > 0
             if (registers[target] == constant & MASK) == (operation == 0x15):
@@ -64,9 +67,9 @@ def reachable(program: bytes) -> set[int]:
             continue
         found.add(at)
         operation, _, offset, _ = code[at]
-        if operation != 0x95:
+        if operation not in (0x05, 0x95):
             todo.append(at + 1)
-        if operation in (0x15, 0x55):
+        if operation in (0x05, 0x15, 0x55):
             todo.append(at + 1 + offset)
     return found
 
@@ -124,9 +127,12 @@ def test_program_word_for_word() -> None:
         "57020000ffff0000",  # r2 &= 0xffff
         "6114040000000000",  # r4 = *(u32 *)(r1 + 4)
         "6115080000000000",  # r5 = *(u32 *)(r1 + 8)
-        "5502060002000000",  # if r2 != 2 goto +6
-        "5504050001000000",  # if r4 != 1 goto +5
-        "5505040003000000",  # if r5 != 3 goto +4
+        "1502010002000000",  # if r2 == 2 goto +1
+        "0500080000000000",  # goto +8
+        "1504010001000000",  # if r4 == 1 goto +1
+        "0500060000000000",  # goto +6
+        "1505010003000000",  # if r5 == 3 goto +1
+        "0500040000000000",  # goto +4
         "57030000f9ffffff",  # r3 &= ~6
         "5503020000000000",  # if r3 != 0 goto +2
         "b700000001000000",  # r0 = 1
@@ -139,7 +145,8 @@ def test_program_word_for_word() -> None:
 def test_partial_denial_word_for_word() -> None:
     listed = rules([{"allow": False, "type": "b", "access": "w"}])
     assert build(listed).hex(" ", 8).split()[6:] == [
-        "5502050001000000",  # if r2 != 1 goto +5
+        "1502010001000000",  # if r2 == 1 goto +1
+        "0500050000000000",  # goto +5
         "bf30000000000000",  # r0 = r3
         "5700000004000000",  # r0 &= 4
         "1500020000000000",  # if r0 == 0 goto +2

@@ -1,0 +1,261 @@
+"""Limits that the kernel really enforces, and reads back."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import select
+import time
+
+import pytest
+from cgroup_processes import HIERARCHIES, forever, groups, legacy, needs, root, unified  # noqa: F401
+
+from coracle.errors import CoracleError, KernelError, UnsupportedError
+from coracle.linux.cgroup import files
+from coracle.linux.cgroup.oom import OomWatch
+from coracle.linux.cgroup.settings import settings, unified_controllers
+
+pytestmark = [pytest.mark.root, root]
+MIB = 1 << 20
+
+
+def apply(group, resources, updating=False):
+    """Make the settings; returns the warnings."""
+    warnings: list[str] = []
+    for item in settings(resources, group.controllers(), group.read if updating else None):
+        item.apply(group.directories, warnings.append)
+    return warnings
+
+
+def allocate(size: int) -> int:
+    memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    for at in range(0, size, 4096):
+        memory[at] = 1
+    return 0
+
+
+@needs("memory", "cpu", "cpuset", "pids", "blkio")
+def test_v1_values_read_back(groups) -> None:  # noqa: F811
+    group = groups.new()
+    resources = {
+        "memory": {"limit": 64 * MIB, "swap": 128 * MIB, "reservation": 32 * MIB, "kernelTCP": MIB, "swappiness": 10},
+        "cpu": {"shares": 512, "quota": 50000, "period": 100000, "burst": 1000, "cpus": "0", "mems": "0"},
+        "pids": {"limit": 20},
+    }
+    assert apply(group, resources) == []
+    expected = {
+        ("memory", "memory.limit_in_bytes"): 64 * MIB,
+        ("memory", "memory.memsw.limit_in_bytes"): 128 * MIB,
+        ("memory", "memory.soft_limit_in_bytes"): 32 * MIB,
+        ("memory", "memory.kmem.tcp.limit_in_bytes"): MIB,
+        ("memory", "memory.swappiness"): 10,
+        ("cpu", "cpu.shares"): 512,
+        ("cpu", "cpu.cfs_quota_us"): 50000,
+        ("cpu", "cpu.cfs_period_us"): 100000,
+        ("cpu", "cpu.cfs_burst_us"): 1000,
+        ("cpuset", "cpuset.cpus"): 0,
+        ("pids", "pids.max"): 20,
+    }
+    assert {key: int(group.read(*key)) for key in expected} == expected
+
+
+@needs("memory")
+def test_memory_updates_in_every_direction(groups) -> None:  # noqa: F811
+    group = groups.new("memory")
+
+    def now():
+        names = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
+        return tuple(int(group.read("memory", name)) // MIB for name in names)
+
+    apply(group, {"memory": {"limit": 64 * MIB, "swap": 64 * MIB}})
+    for limit, swap in ((256, 256), (128, 512), (32, 64), (600, 700), (16, 16)):
+        apply(group, {"memory": {"limit": limit * MIB, "swap": swap * MIB}}, updating=True)
+        assert now() == (limit, swap)
+    with pytest.raises(KernelError, match=r"memory.limit.*set memory.swap as well"):
+        apply(group, {"memory": {"limit": 99 * MIB}}, updating=True)
+    apply(group, {"memory": {"limit": -1}}, updating=True)
+    assert min(now()) > 1 << 40
+
+
+@needs("cpu")
+def test_cpu_updates_against_the_parents_bandwidth(groups) -> None:  # noqa: F811
+    """The kernel refuses more than the parent's share at every single write, so the order matters."""
+    parent = groups.new("cpu")
+    apply(parent, {"cpu": {"quota": 50000, "period": 100000}})
+    child = parent.below("x")
+    child.create()
+    try:
+        for quota, period in ((50000, 100000), (5000, 10000), (400000, 800000), (10000, 1000000), (2000, 4000)):
+            apply(child, {"cpu": {"quota": quota, "period": period}}, updating=True)
+            assert int(child.read("cpu", "cpu.cfs_quota_us")) == quota
+            assert int(child.read("cpu", "cpu.cfs_period_us")) == period
+        with pytest.raises(KernelError, match="no larger than the parent group's"):
+            apply(child, {"cpu": {"quota": 100000, "period": 100000}}, updating=True)
+    finally:
+        child.delete()
+
+
+@needs("memory")
+def test_memory_limit_kills_and_the_watch_wakes(groups) -> None:  # noqa: F811
+    group = groups.new()
+    apply(group, {"memory": {"limit": 20 * MIB, "swap": 20 * MIB}})
+    with OomWatch(group) as watch:
+        poll = select.poll()
+        poll.register(watch.fileno(), watch.events)
+        assert poll.poll(0) == []
+        assert groups.run(group, lambda: allocate(5 * MIB)) == 0
+        assert poll.poll(0) == []
+        assert groups.run(group, lambda: allocate(60 * MIB)) == -9
+        assert poll.poll(5000)
+        assert watch.read() == 1
+        assert group.oom_kills() == 1
+        assert poll.poll(0) == []
+        assert not watch.gone
+        group.delete()
+        assert poll.poll(5000)
+        assert watch.read() == 0
+        assert watch.gone
+    usage = group.stats()["memory"]["usage"]
+    assert usage["usage"] == 0
+
+
+@needs("memory")
+def test_usage_in_statistics(groups) -> None:  # noqa: F811
+    group = groups.new()
+    apply(group, {"memory": {"limit": 100 * MIB}, "pids": {"limit": 7}})
+
+    def busy() -> int:
+        allocate(30 * MIB)
+        end = time.process_time() + 0.2
+        while time.process_time() < end:
+            pass
+        return 0
+
+    before = time.process_time_ns()
+    assert groups.run(group, busy) == 0
+    groups.child(group, forever)
+    data = group.stats()
+    assert data["cpu"]["usage"]["total"] >= 150_000_000, before
+    assert sum(data["cpu"]["usage"].get("percpu", [])) in (0, data["cpu"]["usage"]["total"])
+    assert data["memory"]["usage"]["limit"] == 100 * MIB
+    assert data["memory"]["usage"]["max"] >= 30 * MIB
+    assert (data["pids"]["current"], data["pids"]["limit"]) == (1, 7)
+    if "unified" in group.directories and os.path.exists("/proc/pressure/cpu"):
+        assert set(data["cpu"]["psi"]["some"]) == {"avg10", "avg60", "avg300", "total"}
+
+
+def test_pids_limit(groups) -> None:  # noqa: F811
+    group = groups.new()
+    apply(group, {"pids": {"limit": 1}})
+
+    def fork() -> int:
+        try:
+            os.fork()
+        except BlockingIOError:
+            return 7
+        return 0
+
+    assert groups.run(group, fork) == 7
+
+
+@needs("cpuset")
+def test_cpuset_and_its_refusals(groups) -> None:  # noqa: F811
+    group = groups.new()
+    apply(group, {"cpu": {"cpus": "0"}})
+    assert groups.run(group, lambda: 5 if os.sched_getaffinity(0) == {0} else 6) == 5
+    for cpus in ("4000", "x", "5-1"):
+        with pytest.raises(KernelError, match=r"linux.resources.cpu.cpus: set cpuset.cpus to .*\("):
+            apply(group, {"cpu": {"cpus": cpus}})
+
+
+@needs("devices")
+def test_v1_devices_keep_the_listed_order(groups) -> None:  # noqa: F811
+    group = groups.new()
+    section = [
+        {"allow": False, "access": "rwm"},
+        {"allow": True, "type": "c", "major": 10, "minor": 229, "access": "rwm"},
+        {"allow": True, "type": "b", "major": 8, "minor": 20, "access": "rwm"},
+        {"allow": True, "type": "c", "major": 1, "minor": 3, "access": "rw"},
+    ]
+    assert apply(group, {"devices": section}) == []
+    lines = group.read("devices", "devices.list").splitlines()
+    assert lines == ["c 10:229 rwm", "b 8:20 rwm", "c 1:3 rw"]
+
+    def look() -> int:
+        os.close(os.open("/dev/null", os.O_RDWR))
+        try:
+            os.open("/dev/zero", os.O_RDONLY)
+        except PermissionError:
+            return 7
+        return 8
+
+    assert groups.run(group, look) == 7
+
+
+@needs("blkio")
+def test_blkio_throttle_and_weights(groups) -> None:  # noqa: F811
+    disks = [name for name in os.listdir("/sys/block") if name.startswith(("sd", "vd", "nvme"))]
+    if not disks:
+        pytest.skip("no disk to throttle here")
+    major, minor = map(int, files.read(f"/sys/block/{disks[0]}/dev").split(":"))
+    group = groups.new("blkio")
+    throttle = [{"major": major, "minor": minor, "rate": MIB}]
+    warnings = apply(group, {"blockIO": {"throttleReadBpsDevice": throttle, "weight": 300, "leafWeight": 10}})
+    assert group.read("blkio", "blkio.throttle.read_bps_device").split() == [f"{major}:{minor}", str(MIB)]
+    weight = group.read("blkio", "blkio.weight") or group.read("blkio", "blkio.bfq.weight")
+    assert (int(weight) == 300) if weight else any("blockIO.weight " in line for line in warnings)
+    if not group.read("blkio", "blkio.leaf_weight"):
+        assert "linux.resources.blockIO.leafWeight is not enforced: this kernel has no blkio.leaf_weight" in warnings
+    with pytest.raises(KernelError, match=r"throttleReadBpsDevice\[0\].*whole disk that exists"):
+        apply(group, {"blockIO": {"throttleReadBpsDevice": [{"major": 4000, "minor": 1, "rate": 1}]}})
+
+
+@needs("memory")
+def test_kernel_memory_limit_is_set_or_warned_about(groups) -> None:  # noqa: F811
+    group = groups.new("memory")
+    warnings = apply(group, {"memory": {"kernel": 50 * MIB}})
+    text = group.read("memory", "memory.kmem.limit_in_bytes")
+    enforced = bool(text) and int(text) == 50 * MIB
+    assert enforced == (not warnings)
+
+
+@legacy
+def test_controller_that_is_not_mounted_fails_clearly(groups) -> None:  # noqa: F811
+    group = groups.new("pids")
+    with pytest.raises(
+        UnsupportedError, match=r"memory.limit cannot be enforced: the memory controller is not available"
+    ):
+        apply(group, {"memory": {"limit": 1}})
+
+
+@unified
+def test_hybrid_uses_a_controller_that_only_v2_has(groups) -> None:  # noqa: F811
+    """hugetlb, where nobody mounted it as version 1."""
+    top = HIERARCHIES.mounts["unified"]
+    if HIERARCHIES.kind != "hybrid" or "hugetlb" not in files.read(f"{top}/cgroup.controllers").split():
+        pytest.skip("no hugetlb controller on cgroup v2 beside cgroup v1 here")
+    was_enabled = "hugetlb" in files.read(f"{top}/cgroup.subtree_control").split()
+    size = next((name for name in ("2MB", "1GB", "64KB")), "")
+    group = groups.new(create=False)
+    wanted = settings({"hugepageLimits": [{"pageSize": size, "limit": 4 * MIB}]}, group.controllers())
+    try:
+        group.create(unified_controllers(wanted))
+        for item in wanted:
+            item.apply(group.directories, pytest.fail)
+        assert int(group.read("unified", f"hugetlb.{size}.max")) == 4 * MIB
+        assert size in group.stats()["hugetlb"]
+    finally:
+        group.delete()
+        if not was_enabled:  # or else nobody could mount it as version 1 any more
+            for directory in (os.path.dirname(group.directories["unified"]), top):
+                if os.path.isdir(directory):
+                    files.write(f"{directory}/cgroup.subtree_control", "-hugetlb")
+
+
+def test_unreachable_values_leave_one_clear_line(groups) -> None:  # noqa: F811
+    group = groups.new()
+    with pytest.raises(CoracleError) as caught:
+        apply(group, {"memory": {"limit": 64 * MIB}, "unified": {"memory.nonsense": "1"}})
+    line = str(caught.value)
+    assert "\n" not in line
+    assert line.startswith("linux.resources.unified.memory.nonsense")
