@@ -4,7 +4,9 @@
       version                       storage format
       images/                       an OCI image layout: oci-layout, index.json, blobs/sha256/
       layers/<hex of diff_id>/diff  unpacked layers, the lower directories of overlay mounts
+      ready/<hex of image id>.json  what `run` needs of an image; made from images/, can be made again
       ingest/                       unfinished work, safe to delete when nothing runs
+      images.lock  store.lock       who edits index.json; who adds content (shared) or collects it (exclusive)
       containers/<id>/              an OCI bundle: config.json rootfs/ and container.json upper/ work/ log
       names/<name>                  container id; created exclusively, so a name has one owner
     <run>/    /run/coracle, or $XDG_RUNTIME_DIR/coracle          gone after a reboot
@@ -70,12 +72,32 @@ class Paths:
         """Unfinished downloads and unpacked trees, on the same file system as what they become."""
         return f"{self.root}/ingest"
 
+    def ready(self) -> str:
+        """Records of images that are unpacked and ready to run."""
+        return f"{self.root}/ready"
+
+    def ready_image(self, image_id: str) -> str:
+        """The run-ready record of the image ``sha256:<hex>``, the digest of its config."""
+        return f"{self.root}/ready/{image_id.partition(':')[2]}.json"
+
+    def images_lock(self) -> str:
+        """Lock for editing the image index."""
+        return f"{self.root}/images.lock"
+
+    def store_lock(self) -> str:
+        """Shared lock of everyone who adds or relies on content; the collector takes it exclusively."""
+        return f"{self.root}/store.lock"
+
     def containers(self) -> str:
         return f"{self.root}/containers"
 
     def container(self, identifier: str) -> str:
         """The bundle directory of a container."""
         return f"{self.root}/containers/{identifier}"
+
+    def pin(self, identifier: str) -> str:
+        """The record of which image and layers a container stands on; while it exists, they are not collected."""
+        return f"{self.root}/containers/{identifier}/image.json"
 
     def names(self) -> str:
         return f"{self.root}/names"

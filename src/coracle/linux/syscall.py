@@ -55,7 +55,7 @@ MACHINE = os.uname().machine
 # name → (x86_64, generic: aarch64 and riscv64).  From 424 on the numbers are the same everywhere.
 _NUMBERS = {
     "read": (0, 63), "ioctl": (16, 29), "dup3": (292, 24), "ptrace": (101, 117), "setgroups": (116, 159),
-    "fstatfs": (138, 44),
+    "fstatfs": (138, 44), "syncfs": (306, 267),
     "setresuid": (117, 147), "setresgid": (119, 149), "capget": (125, 90), "capset": (126, 91),
     "personality": (135, 92), "pivot_root": (155, 41), "prctl": (157, 167), "mount": (165, 40), "umount2": (166, 39),
     "sethostname": (170, 161), "setdomainname": (171, 162), "umask": (95, 166),
