@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from coracle import record
 from coracle.errors import ContentError, SpecError, UsageError
@@ -597,6 +599,73 @@ def test_process_alone():
         validate_process({"args": ["a"]})
     with pytest.raises(SpecError, match=r"^process: must be an object, is an array$"):
         validate_process([])
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def everything():
+    """A config that uses every part of the table."""
+    spec = default_spec() | {"annotations": {"a": "b"}, "hooks": {"poststop": [{"path": "/h", "timeout": 1}]}}
+    spec["process"] |= {
+        "consoleSize": {"height": 1, "width": 2},
+        "scheduler": {"policy": "SCHED_DEADLINE", "runtime": 2000, "deadline": 3000, "period": 4000},
+        "execCPUAffinity": {"initial": "0", "final": "0-1"},
+        "ioPriority": {"class": "IOPRIO_CLASS_BE", "priority": 1},
+    }
+    spec["mounts"][0] |= {"uidMappings": [mapping()], "gidMappings": [mapping()]}
+    spec["linux"] |= {
+        "namespaces": [{"type": kind} for kind in KINDS],
+        "uidMappings": [mapping()],
+        "gidMappings": [mapping()],
+        "timeOffsets": {"boottime": {"secs": 1, "nanosecs": 1}},
+        "devices": [{"type": "c", "path": "/dev/x", "major": 1, "minor": 2}],
+        "netDevices": {"eth0": {"name": "a"}},
+        "sysctl": {"net.core.somaxconn": "1"},
+        "intelRdt": {"closID": "a", "schemata": ["L3:0=f"]},
+        "memoryPolicy": {"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"]},
+        "personality": {"domain": "LINUX", "flags": []},
+        "seccomp": {
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{**RULE, "errnoRet": 1, "args": [{"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}]}],
+        },
+        "resources": {
+            "cpu": {"quota": 1000, "burst": 100},
+            "memory": {"limit": 1},
+            "blockIO": {"weightDevice": [{"major": 1, "minor": 1, "weight": 1}]},
+            "rdma": {"mlx": {"hcaHandles": 1}},
+            "hugepageLimits": [{"pageSize": "2MB", "limit": 1}],
+            "network": {"priorities": [{"name": "lo", "priority": 1}]},
+            "unified": {"memory.high": "1"},
+        },
+    }
+    return copy.deepcopy(spec)
+
+
+def nodes(value):
+    """Every (container, key) in a document."""
+    pairs = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
+    for key, item in pairs:
+        yield value, key
+        yield from nodes(item)
+
+
+@given(st.data())
+def test_any_value_anywhere_is_accepted_or_named(data):
+    spec = everything()
+    validate(copy.deepcopy(spec))
+    for _ in range(data.draw(st.integers(1, 2))):
+        places = list(nodes(spec))
+        container, key = places[data.draw(st.integers(0, len(places) - 1))]
+        container[key] = data.draw(ANYTHING)
+    try:
+        validate(spec)
+    except SpecError as error:
+        assert "\n" not in str(error)
 
 
 # load

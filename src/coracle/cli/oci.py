@@ -218,6 +218,8 @@ def _exec(call: Call) -> int:
     from coracle.runtime.state import Container
 
     options, identifier = call.options, call.identifier
+    if options.get("ignore-paused"):
+        call.report.warning("option --ignore-paused has no effect: a paused container refuses exec")
     own = lambda: load(Container.open(call.root, identifier).config)  # noqa: E731
     return exec_process(
         call.root,
