@@ -9,11 +9,12 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import pytest
 
 from coracle.linux.launcher import FAILURE, Report, Table, read_report
-from coracle.linux.syscall import MACHINE
+from coracle.linux.syscall import MACHINE, syscall
 
 TIMEOUT = 20.0
 QEMU = {name: shutil.which(f"qemu-{name}-static") for name in ("x86_64", "aarch64")}
@@ -58,6 +59,11 @@ def status_of(pid: int) -> dict[str, str]:
         return dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
 
 
+def children(pid: int) -> list[int]:
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(word) for word in file.read().split()]
+
+
 def signal_bit(mask: str, number: int) -> bool:
     return bool(int(mask, 16) >> number - 1 & 1)
 
@@ -77,7 +83,8 @@ class Launched:
 
     def __exit__(self, *_exc: object) -> None:
         if self._status is None:
-            os.kill(self.pid, signal.SIGKILL)
+            for pid in (*children(self.pid), self.pid):
+                os.kill(pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
         os.close(self.report_fd)
         os.close(self.output_fd)
@@ -112,12 +119,14 @@ def launch(
     machine: tuple[str, ...] = (MACHINE,),
     before: Callable[[], object] | None = None,
     listen: bool = True,
+    report: bool = True,
     close: Iterable[int] = (),
 ) -> Launched:
     """Fork, let the child fill a table by ``build`` and become its launcher.
 
     ``before`` runs in the child first; without ``listen`` nobody has the reading end of the
-    report pipe; ``close`` are descriptors that the child must not have.
+    report pipe, without ``report`` the launcher has none; ``close`` are descriptors that the
+    child must not have.
     """
     report_fd, report_writer = os.pipe()
     output_fd, output_writer = os.pipe()
@@ -129,13 +138,13 @@ def launch(
             os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
             os.dup2(output_writer, 1)
             os.dup2(output_writer, 2)
+            syscall("close_range", 3, 0xFFFF_FFFF, 4)  # CLOSE_RANGE_CLOEXEC: whatever the test runner left open
             if before:
                 before()
             table = Table(machine[0])
             build(table)
-            if machine[0] == MACHINE:
-                table.execute(report_writer)
-            emulate(table, report_writer, machine)
+            become = table.execute if machine[0] == MACHINE else partial(emulate, table, machine)
+            become(report_writer if report else -1)
         except BaseException:
             os.write(2, traceback.format_exc().encode())
         finally:
@@ -148,7 +157,7 @@ def launch(
     return Launched(pid, machine[0], report_fd, output_fd)
 
 
-def emulate(table: Table, report_fd: int, machine: tuple[str, ...]) -> None:
+def emulate(table: Table, machine: tuple[str, ...], report_fd: int) -> None:
     """Become qemu running the launcher: it needs a real file, which goes with the process."""
     fd = os.memfd_create("image", 0)
     os.write(fd, table.build(report_fd))

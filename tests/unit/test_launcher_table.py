@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -291,3 +294,24 @@ def test_building_twice_gives_the_same():
     filled.execve([b"/x"], [b"x"], [b"A=b"])
     assert filled.build(3) == filled.build(3)
     assert filled.build(3) != filled.build(5)
+
+
+def test_import_is_cheap():
+    """On the start path of every container: nothing that costs milliseconds, and nothing imported later."""
+    source = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(table.__file__))))
+    code = f"""
+import sys
+sys.path.insert(0, {source!r})
+from coracle.linux.launcher import Table, ignored_signals, read_report
+after_import = set(sys.modules)
+table = Table()
+table.gate(0)
+table.reset_signals(ignored_signals())
+table.execve([b"/x"], [b"x"], [])
+read_report(table.build()[:0])
+assert set(sys.modules) == after_import, set(sys.modules) - after_import
+heavy = {{"typing", "re", "json", "enum", "dataclasses", "pathlib", "subprocess", "signal", "socket", "ctypes"}}
+heavy |= {{"contextlib", "collections", "functools", "tempfile", "shutil", "logging", "traceback"}}
+assert not heavy & after_import, heavy & after_import
+"""
+    subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
