@@ -77,9 +77,17 @@ def _in_user_namespace() -> bool:
 
 
 def limits(group: Cgroup, resources: dict[str, Any], updating: bool = False) -> list[Setting]:
-    """The writes that ``linux.resources`` asks for in ``group``."""
+    """The writes that ``linux.resources`` asks for in ``group``.
+
+    Device rules are completed by the standard ones, without which no container could use /dev/null
+    and no device of ``linux.devices`` could be made, as runc and crun do.
+    """
     from coracle.linux.cgroup.settings import settings
 
+    if rules := resources.get("devices"):
+        from coracle.linux.cgroup.devices import STANDARD
+
+        resources = {**resources, "devices": [*rules, *(rule for rule in STANDARD if rule not in rules)]}
     return settings(resources, group.controllers(), group.read if updating else None)
 
 

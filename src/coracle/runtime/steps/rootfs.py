@@ -83,6 +83,8 @@ class Root(Step):
         mount.set_attributes(root, propagation=mount.MS_PRIVATE, recursive=True)
         here = os.open("/", mount.O_PATH | os.O_CLOEXEC)
         try:
+            # pivot_root(2) demands that the new root's parent is not shared, whatever the rest is to be
+            mount.set_attributes(here, propagation=mount.MS_PRIVATE)
             mount.attach(root, here)
         finally:
             os.close(here)
