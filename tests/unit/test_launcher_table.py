@@ -83,9 +83,9 @@ def test_integers_go_in_as_64_bits():
 
 def test_bytes_become_a_terminated_string():
     filled = Table()
-    filled.call("chdir", b"/work dir\xff")
+    filled.call("chdir", b"/home dir\xff")
     memory, entry = only_entry(filled)
-    assert memory.bytes(entry.arguments[0], 11) == b"/work dir\xff\0"
+    assert memory.bytes(entry.arguments[0], 11) == b"/home dir\xff\0"
 
 
 def test_pointer_is_raw_and_aligned():
