@@ -75,7 +75,7 @@ def calls(profile: dict, abi: str):
             yield number, (value, *interesting[:5], *(0,) * 5)[:6]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(profile=profiles(), machine=st.sampled_from(sorted(ABIS)))
 def test_every_call_gets_what_the_profile_says(profile, machine):
     program = Machine(seccomp.compile(profile, machine).filter)
