@@ -8,6 +8,7 @@ first, then layers, then blobs, and none of them was reachable.
 from __future__ import annotations
 
 import os
+from fcntl import LOCK_SH, flock
 from typing import TYPE_CHECKING
 
 from coracle import record
@@ -56,11 +57,15 @@ def collect(paths: Paths, wait: bool = True) -> Freed | None:
     try:
         marks = _mark(paths)
         freed = Freed()
+        trash = f"{paths.ingest()}/{os.getpid()}-{os.urandom(6).hex()}"
+        os.mkdir(trash, 0o700)
         _sweep_records(paths, marks)
-        _sweep_layers(paths, marks, freed)
-        _sweep_blobs(paths, marks, freed)
-        for name in os.listdir(paths.ingest()):
-            remove_tree(f"{paths.ingest()}/{name}")
+        _sweep_layers(paths, marks, freed, trash)
+        _sweep_blobs(paths, marks, freed, trash)
+        _sweep_ingest(paths, trash)
+        # Deleting may take long, and nobody can see the garbage any more: let others work meanwhile.
+        flock(lock.fd, LOCK_SH)
+        remove_tree(trash)
         return freed
     finally:
         lock.release()
@@ -117,16 +122,20 @@ def _sweep_records(paths: Paths, marks: _Marks) -> None:
             os.unlink(f"{paths.ready()}/{name}")
 
 
-def _sweep_layers(paths: Paths, marks: _Marks, freed: Freed) -> None:
+def _sweep_layers(paths: Paths, marks: _Marks, freed: Freed, trash: str) -> None:
     kept = {os.path.basename(paths.layer(key)) for key in marks.layers}
     for name in os.listdir(paths.layers()):
-        if name in kept:
-            continue
-        doomed = f"{paths.ingest()}/{name}.removed"
-        freed.size += _layer_size(f"{paths.layers()}/{name}")
-        os.rename(f"{paths.layers()}/{name}", doomed)
-        remove_tree(doomed)
-        freed.layers.append(f"sha256:{name}")
+        if name not in kept:
+            freed.size += _layer_size(f"{paths.layers()}/{name}")
+            os.rename(f"{paths.layers()}/{name}", f"{trash}/layer-{name}")
+            freed.layers.append(f"sha256:{name}")
+
+
+def _sweep_ingest(paths: Paths, trash: str) -> None:
+    """What killed processes left: nobody who is alive has anything there while we hold the lock."""
+    for name in os.listdir(paths.ingest()):
+        if name != os.path.basename(trash):
+            os.rename(f"{paths.ingest()}/{name}", f"{trash}/{name}")
 
 
 def _layer_size(directory: str) -> int:
@@ -137,11 +146,12 @@ def _layer_size(directory: str) -> int:
     return size if isinstance(size, int) else 0
 
 
-def _sweep_blobs(paths: Paths, marks: _Marks, freed: Freed) -> None:
+def _sweep_blobs(paths: Paths, marks: _Marks, freed: Freed, trash: str) -> None:
     store = Store(paths)
     for digest in list(store.digests()):
         if digest not in marks.blobs:
-            freed.size += store.delete(digest)
+            freed.size += store.size(digest)
+            os.rename(store.path(digest), f"{trash}/{digest}")
             freed.blobs.append(digest)
     for name in os.listdir(paths.images()):
         if name.endswith(".new"):  # left by a writer of index.json that was killed (record.write)

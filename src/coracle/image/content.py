@@ -129,15 +129,12 @@ class Store:
             raise ContentError(f"blob {digest} is damaged on disk", "remove the image and load or pull it again")
         return data
 
-    def delete(self, digest: str) -> int:
-        """Remove the blob if it is there; the bytes it held."""
-        path = self.path(digest)
+    def delete(self, digest: str) -> None:
+        """Remove the blob if it is there."""
         try:
-            size = os.stat(path).st_size
-            os.unlink(path)
+            os.unlink(self.path(digest))
         except FileNotFoundError:
-            return 0
-        return size
+            pass
 
     def digests(self) -> Iterator[str]:
         """Every stored blob's digest."""

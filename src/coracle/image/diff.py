@@ -17,7 +17,7 @@ from coracle.errors import ContentError, UnsupportedError
 from coracle.image import tar_writer
 from coracle.image.content import CHUNK, disk_errors
 from coracle.image.overlay_marks import is_opaque, is_whiteout
-from coracle.image.tar_reader import show
+from coracle.image.tar_header import show
 from coracle.linux.mount import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV, openat2
 
 if TYPE_CHECKING:

@@ -14,11 +14,12 @@ from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING, Protocol
 
 from coracle.errors import ContentError, NotFoundError, UsageError
-from coracle.image import tar_reader
+from coracle.image import tar_header
 from coracle.image.compression import decompress, detect, pieces_of
 from coracle.image.content import CHUNK, disk_errors
 from coracle.image.manifest import MAX_DOCUMENT
-from coracle.image.tar_reader import Limits, Pieces, Reader, show
+from coracle.image.tar_header import show
+from coracle.image.tar_reader import Limits, Pieces, Reader
 from coracle.image.tree import clean
 from coracle.linux.mount import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, openat2
 
@@ -101,11 +102,11 @@ class TarFiles:
             name = clean(entry.name)
             self._members.pop(name, None)
             self._links.pop(name, None)
-            if entry.kind == tar_reader.FILE and entry.sparse is None:
+            if entry.kind == tar_header.FILE and entry.sparse is None:
                 self._members[name] = (entry.offset, entry.size)
-            elif entry.kind == tar_reader.SYMLINK:
+            elif entry.kind == tar_header.SYMLINK:
                 self._links[name] = os.path.join(os.path.dirname(name), entry.target)
-            elif entry.kind == tar_reader.LINK:
+            elif entry.kind == tar_header.LINK:
                 self._links[name] = entry.target
 
     def open(self, name: str) -> Section:

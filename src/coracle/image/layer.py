@@ -1,8 +1,7 @@
 """A layer archive becomes an overlay lower directory (image-spec layer.md, "Applying Changesets").
 
 Archive and directory speak different languages for deletions: ``.wh.name`` and ``.wh..wh..opq``
-there, character device 0:0 and the opaque attribute here (overlay_marks.py).  A whiteout hides
-what lower layers have and never an entry of its own layer, in whatever order the two come.
+there, character device 0:0 and the opaque attribute here (whiteouts.py).
 """
 
 from __future__ import annotations
@@ -10,25 +9,24 @@ from __future__ import annotations
 import hashlib
 import os
 from errno import EFBIG, EINVAL, ENAMETOOLONG
-from stat import S_IFBLK, S_IFCHR, S_IFIFO, S_ISCHR, S_ISDIR
+from stat import S_IFBLK, S_IFCHR, S_IFIFO, S_ISDIR
 from typing import TYPE_CHECKING
 
 from coracle.errors import ContentError, KernelError
-from coracle.image import tar_reader
+from coracle.image import tar_header, whiteouts
+from coracle.image.attributes import Attributes
 from coracle.image.compression import decompress, pieces_of
 from coracle.image.lower import Lower
-from coracle.image.overlay_marks import Rights, detect_rights, is_opaque, is_whiteout, make_whiteout
-from coracle.image.tar_reader import Entry, Limits, Reader, show
-from coracle.image.tree import Attributes, Directory, Tree, clean
+from coracle.image.overlay_marks import Rights, detect_rights, is_whiteout
+from coracle.image.tar_header import Entry, show
+from coracle.image.tar_reader import Limits, Reader
+from coracle.image.tree import Directory, Tree, clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from coracle.image.content import Readable
 
-_WHITEOUT = b".wh."
-_OPAQUE = b".wh..wh..opq"
-_AUFS = b".wh..wh."  # aufs's own bookkeeping, which old layers contain and everybody skips
 _MAX_MAJOR, _MAX_MINOR = (1 << 12) - 1, (1 << 20) - 1  # include/linux/kdev_t.h
 
 
@@ -77,10 +75,10 @@ def apply(
         for entry in reader:
             _add(tree, entry, reader)
         reader.drain()
-        _finish(tree, lower is not None)
+        whiteouts.finish(tree, lower is not None)
     finally:
         tree.close()
-    notes = [_note(why, *counted) for why, counted in tree.notes.items()]
+    notes = [_note(why, *counted) for why, counted in tree.setter.notes.items()]
     return Applied(f"{algorithm}:{hasher.hexdigest()}", reader.size, reader.entries, notes, tree.dependent)
 
 
@@ -109,8 +107,8 @@ def _place(tree: Tree, path: bytes, entry: Entry, reader: Reader) -> None:
     parent, _, name = path.rpartition(b"/")
     if not path:
         _root(tree, entry)
-    elif _WHITEOUT in path and (b"/" + path).find(b"/" + _WHITEOUT) >= 0:
-        _mark(tree, parent, name)
+    elif whiteouts.concerns(path):
+        whiteouts.mark(tree, parent, name)
     else:
         directory = tree.directory(parent)
         make = _MAKERS[entry.kind]
@@ -123,18 +121,18 @@ def _place(tree: Tree, path: bytes, entry: Entry, reader: Reader) -> None:
 def _replace(tree: Tree, path: bytes, entry: Entry, reader: Reader) -> None:
     """Of two entries with one path the last wins; two directories are one."""
     parent, _, name = path.rpartition(b"/")
-    if entry.kind == tar_reader.DIRECTORY:
+    if entry.kind == tar_header.DIRECTORY:
         info = os.stat(name, dir_fd=tree.directory(parent).fd, follow_symlinks=False)
         if S_ISDIR(info.st_mode):
             directory = tree.directory(path)
-            tree.clear_xattrs(directory.fd)
+            tree.setter.clear_xattrs(directory.fd)
             tree.set_directory(directory, _attributes(entry), path)
             return
-    if entry.kind == tar_reader.LINK and _links_itself(tree, path, entry):
+    if entry.kind == tar_header.LINK and _links_itself(tree, path, entry):
         return
     was_whiteout = tree.displace(path)
     _MAKERS[entry.kind](tree, tree.directory(parent), path, name, entry, reader)
-    if was_whiteout and entry.kind == tar_reader.DIRECTORY:
+    if was_whiteout and entry.kind == tar_header.DIRECTORY:
         tree.mark_opaque(tree.directory(path))
 
 
@@ -143,28 +141,11 @@ def _attributes(entry: Entry) -> Attributes:
 
 
 def _root(tree: Tree, entry: Entry) -> None:
-    if entry.kind != tar_reader.DIRECTORY:
+    if entry.kind != tar_header.DIRECTORY:
         raise ContentError("the archive replaces the root directory by something else")
     directory = tree.directory(b"")
-    tree.clear_xattrs(directory.fd)
+    tree.setter.clear_xattrs(directory.fd)
     tree.set_directory(directory, _attributes(entry), b"")
-
-
-def _mark(tree: Tree, parent: bytes, name: bytes) -> None:
-    """A whiteout, by its name alone: its type and content mean nothing."""
-    if _AUFS in parent or (name.startswith(_AUFS) and name != _OPAQUE):
-        tree.note("skipped: aufs's own bookkeeping", (parent + b"/" + name).lstrip(b"/"))
-        return
-    hidden = name[len(_WHITEOUT) :]
-    if not name.startswith(_WHITEOUT) or hidden in (b"", b".", b".."):
-        raise ContentError(f"/{show(parent + b'/' + name)}: a whiteout of this name hides nothing that could exist")
-    if name != _OPAQUE:
-        tree.white_out(parent, hidden)
-    elif parent:
-        tree.mark_opaque(tree.directory(parent))
-        tree.whiteouts += 1  # whiteouts inside have to go, wherever they come in the archive
-    else:
-        tree.opaque_root = True
 
 
 def _file(tree: Tree, directory: Directory, path: bytes, name: bytes, entry: Entry, reader: Reader) -> None:
@@ -176,7 +157,7 @@ def _file(tree: Tree, directory: Directory, path: bytes, name: bytes, entry: Ent
             for view in reader.content():
                 while view:
                     view = view[os.write(fd, view) :]
-        tree.set_attributes(fd, _attributes(entry), path)
+        tree.setter.set_attributes(fd, _attributes(entry), path)
         os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
     finally:
         os.close(fd)
@@ -210,10 +191,10 @@ def _symlink(tree: Tree, directory: Directory, path: bytes, name: bytes, entry: 
 
 def _finish_name(tree: Tree, directory: Directory, path: bytes, name: bytes, entry: Entry) -> bool:
     """Owner and time of what cannot be opened safely; whether the owner could be set."""
-    owned = tree.own(name, entry.uid, entry.gid, path, directory.fd)
+    owned = tree.setter.own(name, entry.uid, entry.gid, path, directory.fd)
     os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=directory.fd, follow_symlinks=False)
     for attribute in entry.xattrs or ():
-        tree.note(f"without the attribute {show(attribute)}", path)
+        tree.setter.note(f"without the attribute {show(attribute)}", path)
     return owned
 
 
@@ -221,18 +202,18 @@ def _special(tree: Tree, directory: Directory, path: bytes, name: bytes, entry: 
     major, minor = entry.device
     if major > _MAX_MAJOR or minor > _MAX_MINOR:
         raise ContentError(f"/{show(path)}: the device {major}:{minor} is out of range")
-    if entry.kind == tar_reader.CHARACTER and entry.device == (0, 0):
-        tree.note("skipped: the device 0:0 is overlayfs's own mark for deletions", path)
+    if entry.kind == tar_header.CHARACTER and entry.device == (0, 0):
+        tree.setter.note("skipped: the device 0:0 is overlayfs's own mark for deletions", path)
         return
-    file_type = {tar_reader.CHARACTER: S_IFCHR, tar_reader.BLOCK_DEVICE: S_IFBLK, tar_reader.FIFO: S_IFIFO}[entry.kind]
+    file_type = {tar_header.CHARACTER: S_IFCHR, tar_header.BLOCK_DEVICE: S_IFBLK, tar_header.FIFO: S_IFIFO}[entry.kind]
     try:
         os.mknod(name, file_type | 0o600, os.makedev(major, minor), dir_fd=directory.fd)
     except PermissionError:
-        tree.note("skipped: only root may make devices", path)
+        tree.setter.note("skipped: only root may make devices", path)
         return
     owned = _finish_name(tree, directory, path, name, entry)
     # Not by descriptor: opening a device may do things.  The name is ours, made a moment ago with mknod.
-    os.chmod(name, tree.owner_mode(entry.mode, entry.uid, entry.gid, owned), dir_fd=directory.fd)
+    os.chmod(name, tree.setter.owner_mode(entry.mode, entry.uid, entry.gid, owned), dir_fd=directory.fd)
 
 
 def _link(tree: Tree, _directory: Directory, path: bytes, name: bytes, entry: Entry, _: Reader) -> None:
@@ -288,67 +269,11 @@ def _links_itself(tree: Tree, path: bytes, entry: Entry) -> bool:
 
 
 _MAKERS: dict[int, Callable[[Tree, Directory, bytes, bytes, Entry, Reader], None]] = {
-    tar_reader.FILE: _file,
-    tar_reader.LINK: _link,
-    tar_reader.SYMLINK: _symlink,
-    tar_reader.CHARACTER: _special,
-    tar_reader.BLOCK_DEVICE: _special,
-    tar_reader.DIRECTORY: _directory,
-    tar_reader.FIFO: _special,
+    tar_header.FILE: _file,
+    tar_header.LINK: _link,
+    tar_header.SYMLINK: _symlink,
+    tar_header.CHARACTER: _special,
+    tar_header.BLOCK_DEVICE: _special,
+    tar_header.DIRECTORY: _directory,
+    tar_header.FIFO: _special,
 }
-
-
-# -- after the last entry
-
-
-def _finish(tree: Tree, know_lower: bool) -> None:
-    if tree.opaque_root:
-        _hide_lower_root(tree)
-    if tree.whiteouts:
-        _drop_idle_whiteouts(tree, know_lower)
-
-
-def _hide_lower_root(tree: Tree) -> None:
-    """overlayfs ignores the opaque mark on the root of a layer: hide each name of the lower roots instead."""
-    tree.dependent = True
-    directory = tree.directory(b"")
-    for name in tree.lower.names(b""):
-        try:
-            make_whiteout(directory.fd, name)
-        except FileExistsError:
-            if S_ISDIR(os.stat(name, dir_fd=directory.fd, follow_symlinks=False).st_mode):
-                tree.mark_opaque(tree.directory(name))
-
-
-def _drop_idle_whiteouts(tree: Tree, know_lower: bool) -> None:
-    """Remove whiteouts where no directory lies below: readdir(3) would show them, as names that do not exist.
-
-    (Seen on Linux 6.18; overlayfs filters whiteouts only in directories that it merges.)
-    """
-    pending = [(b"", True)]
-    while pending:
-        path, merged = pending.pop()
-        directory = tree.directory(path)
-        if merged and path and is_opaque(directory.fd):
-            merged = False
-        whiteouts, directories = _scan(directory.fd)
-        if whiteouts and merged and know_lower and not tree.lower.is_directory(path):
-            merged = False
-            tree.dependent = True
-        for name in () if merged else whiteouts:
-            os.unlink(name, dir_fd=directory.fd)
-        pending += [(path + b"/" + name if path else name, merged) for name in directories]
-
-
-def _scan(fd: int) -> tuple[list[bytes], list[bytes]]:
-    """The names of the whiteouts and of the subdirectories in the opened directory."""
-    whiteouts, directories = [], []
-    with os.scandir(fd) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                directories.append(os.fsencode(entry.name))
-            elif not entry.is_file(follow_symlinks=False) and not entry.is_symlink():
-                info = entry.stat(follow_symlinks=False)
-                if S_ISCHR(info.st_mode) and is_whiteout(info):
-                    whiteouts.append(os.fsencode(entry.name))
-    return whiteouts, directories

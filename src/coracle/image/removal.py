@@ -96,7 +96,10 @@ def _clear(fd: int, top: int, depth: int) -> None:
 
 
 def _clear_child(fd: int, name: bytes, top: int, depth: int) -> None:
-    inner = _open(fd, name)
+    try:
+        inner = _open(fd, name)
+    except FileNotFoundError:  # somebody else deletes here too
+        return
     try:
         _clear(inner, top, depth)
     finally:

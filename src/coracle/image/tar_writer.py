@@ -9,7 +9,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, Protocol
 
-from coracle.image.tar_reader import BLOCK
+from coracle.image.tar_header import BLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,14 +13,15 @@ which filling it changed, so that no list of all directories is needed however m
 from __future__ import annotations
 
 import os
-from errno import EACCES, EAGAIN, EINVAL, ELOOP, ENOENT, ENOTDIR, EXDEV
+from errno import EACCES, EAGAIN, ELOOP, ENOENT, ENOTDIR, EXDEV
 from stat import S_IMODE, S_ISDIR, S_ISLNK, S_ISREG
 from typing import TYPE_CHECKING
 
 from coracle.errors import ContentError
-from coracle.image.overlay_marks import CONTROL_PREFIXES, is_whiteout, make_whiteout
+from coracle.image.attributes import Attributes, Setter, attributes_of
+from coracle.image.overlay_marks import is_whiteout, make_whiteout
 from coracle.image.removal import remove_at
-from coracle.image.tar_reader import show
+from coracle.image.tar_header import show
 from coracle.linux.mount import RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV, openat2
 
 if TYPE_CHECKING:
@@ -31,9 +32,6 @@ _INSIDE = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 _MAX_OPEN = 100  # of the 1024 descriptors that a shell usually allows
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_SET_UID, _SET_GID = 0o4000, 0o2000
-# Attributes that a layer may set; everything else under security.* and trusted.* is the host's business.
-_KEPT_XATTRS = (b"user.", b"security.capability", b"system.posix_acl_")
 
 
 class Directory:
@@ -55,23 +53,10 @@ class Directory:
             os.close(self.fd)
 
 
-class Attributes:
-    """Owner, mode, modification time and extended attributes of something new."""
-
-    __slots__ = ("gid", "mode", "mtime_ns", "uid", "xattrs")
-
-    def __init__(self, mode: int, uid: int, gid: int, mtime_ns: int, xattrs: dict[bytes, bytes] | None) -> None:
-        self.mode = mode
-        self.uid = uid
-        self.gid = gid
-        self.mtime_ns = mtime_ns
-        self.xattrs = xattrs
-
-
 class Tree:
     """A directory being filled, with ``lower`` below it.
 
-    ``notes`` counts by reason what could not be done exactly, with the first path it happened to.
+    ``setter`` gives files their attributes and notes what could not be done exactly.
     ``dependent`` becomes true when the result depends on ``lower`` or would, were there any.
     """
 
@@ -81,7 +66,7 @@ class Tree:
         self.dependent = False
         self.whiteouts = 0
         self.opaque_root = False
-        self.notes: dict[str, tuple[int, str]] = {}
+        self.setter = Setter(rights)
         self.root = os.open(directory, _OPEN_DIRECTORY | os.O_CLOEXEC)
         self._open: dict[bytes, Directory] = {}
         self._by_inode: dict[int, Directory] = {}
@@ -118,11 +103,6 @@ class Tree:
         self._by_inode.clear()
         for directory in directories:
             directory.close()
-
-    def note(self, reason: str, path: bytes) -> None:
-        """Count something that was not done as the archive wanted."""
-        count, first = self.notes.get(reason, (0, ""))
-        self.notes[reason] = (count + 1, first or show(b"/" + path))
 
     # -- directories
 
@@ -251,7 +231,7 @@ class Tree:
 
     def set_directory(self, directory: Directory, attributes: Attributes, path: bytes) -> None:
         """Give an opened directory its owner, mode and attributes; the time follows at closing."""
-        mode = self.set_attributes(directory.fd, attributes, path)
+        mode = self.setter.set_attributes(directory.fd, attributes, path)
         directory.mtime_ns = attributes.mtime_ns
         if not self.rights.override and mode & 0o700 != 0o700:
             os.fchmod(directory.fd, mode | 0o700)
@@ -262,62 +242,6 @@ class Tree:
     def mark_opaque(self, directory: Directory) -> None:
         """Nothing of the directory below shows any more."""
         os.setxattr(directory.fd, self.rights.opaque, b"y")
-
-    # -- attributes
-
-    def owner_mode(self, mode: int, uid: int, gid: int, owned: bool) -> int:
-        """``mode`` as it may be: a set-id bit that would give another id than archived is dropped."""
-        if not owned:
-            mode &= ~((_SET_UID if uid else 0) | (_SET_GID if gid else 0))
-        return mode
-
-    def set_attributes(self, fd: int, attributes: Attributes, path: bytes) -> int:
-        """Owner, mode and extended attributes of an opened file or directory; the mode that was set.
-
-        In this order: chown(2) clears set-id bits, and both it and writing clear capabilities.
-        """
-        owned = self.own(fd, attributes.uid, attributes.gid, path)
-        mode = self.owner_mode(attributes.mode, attributes.uid, attributes.gid, owned)
-        os.fchmod(fd, mode)
-        if attributes.xattrs:
-            for name, value in attributes.xattrs.items():
-                self._set_xattr(fd, name, value, path)
-        return mode
-
-    def own(self, target: int | bytes, uid: int, gid: int, path: bytes, parent: int | None = None) -> bool:
-        """Change the owner of a descriptor, or of a name in ``parent``; False if this process cannot."""
-        if not self.rights.owner:
-            if (uid, gid) not in ((0, 0), (os.geteuid(), os.getegid())):
-                self.note("kept as this user's own: other owners need a range of uids (subuid(5))", path)
-            return False
-        try:
-            if isinstance(target, int):
-                os.fchown(target, uid, gid)
-            else:
-                os.chown(target, uid, gid, dir_fd=parent, follow_symlinks=False)
-        except OSError as error:
-            if error.errno != EINVAL:
-                raise
-            self.note(f"kept as root's: uids such as {uid}:{gid} are not mapped into this user namespace", path)
-            return False
-        return True
-
-    def _set_xattr(self, fd: int, name: bytes, value: bytes, path: bytes) -> None:
-        if name.startswith(CONTROL_PREFIXES):
-            self.note("without an attribute that would steer overlayfs", path)
-        elif not name.startswith(_KEPT_XATTRS) or b"\0" in name:
-            self.note(f"without the attribute {show(name)}", path)
-        else:
-            try:
-                os.setxattr(fd, name, value)
-            except OSError as error:  # no support in the file system, no right, or no such id here
-                self.note(f"without the attribute {show(name)} ({error.strerror})", path)
-
-    def clear_xattrs(self, fd: int) -> None:
-        """Take away what a former entry or a lower layer set, but not overlayfs's own marks."""
-        for name in os.listxattr(fd):
-            if os.fsencode(name).startswith(_KEPT_XATTRS) and not os.fsencode(name).startswith(CONTROL_PREFIXES):
-                os.removexattr(fd, name)
 
     # -- other kinds
 
@@ -364,7 +288,7 @@ class Tree:
             directory = self.directory(parent)
             if S_ISLNK(info.st_mode):
                 os.symlink(os.readlink(b"", dir_fd=below), name, dir_fd=directory.fd)
-                self.own(name, info.st_uid, info.st_gid, path, directory.fd)
+                self.setter.own(name, info.st_uid, info.st_gid, path, directory.fd)
             else:
                 self._copy_file(below, self.create(directory, name), info, path)
         finally:
@@ -377,18 +301,11 @@ class Tree:
         try:
             while os.sendfile(fd, reader, None, 1 << 30):
                 pass
-            self.set_attributes(fd, attributes_of(info, source), path)
+            self.setter.set_attributes(fd, attributes_of(info, source), path)
             os.utime(fd, ns=(info.st_mtime_ns, info.st_mtime_ns))
         finally:
             os.close(reader)
             os.close(fd)
-
-
-def attributes_of(info: os.stat_result, path: str) -> Attributes:
-    """The attributes of an existing file, for another to have the same."""
-    xattrs = {os.fsencode(name): os.getxattr(path, name) for name in os.listxattr(path)}
-    kept = {name: value for name, value in xattrs.items() if not name.startswith(CONTROL_PREFIXES)}
-    return Attributes(S_IMODE(info.st_mode), info.st_uid, info.st_gid, info.st_mtime_ns, kept)
 
 
 def clean(name: bytes) -> bytes:
