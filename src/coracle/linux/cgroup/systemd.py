@@ -200,7 +200,7 @@ class ScopeGroup(Cgroup):
         try:
             _start(self.user, self.unit, self._start_properties(holder))
         except BaseException:
-            os.kill(holder, 9)
+            _dismiss(holder)
             raise
         self.made = None
         planned = self.prepare()
@@ -272,6 +272,13 @@ def _place_holder(directory: str) -> int:
         return int(os.read(receive, 32))
     finally:
         os.close(receive)
+
+
+def _dismiss(holder: int) -> None:
+    try:
+        os.kill(holder, 9)
+    except ProcessLookupError:
+        pass  # it saw the processes of a unit of the same name, and left
 
 
 def _hold(directory: str) -> None:
