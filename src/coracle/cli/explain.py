@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from coracle.step import Plan
 
-USAGE = "Usage: coracle explain [--as prose|shell|json] COMMAND [OPTIONS] ..."
+USAGE = "coracle explain [--as prose|shell|json] COMMAND [OPTIONS] ..."
 FORMS = ("prose", "shell", "json")
 
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 # command → (module below coracle.cli, function, one line for the help page)
 COMMANDS = {
-    "run": ("run", "run", "Create and start a container"),
-    "exec": ("exec", "exec", "Run a command in a running container"),
+    "run": ("session", "run", "Create and start a container"),
+    "exec": ("session", "exec_", "Run a command in a running container"),
     "ps": ("containers", "ps", "List containers"),
     "logs": ("containers", "logs", "Show what a container wrote"),
     "stop": ("containers", "stop", "Stop containers: signal, wait, kill"),

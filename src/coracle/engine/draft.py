@@ -98,7 +98,7 @@ def draft_of(
     _choose_image(result, paths, maps)
     _make_config(result, paths, warn, maps)
     result.group = groups.choose(result.config, result.identifier, False, "", warn)
-    result.seccomp = _filter(result.security, result.config, paths)
+    result.seccomp = filter_for(result.security, result.config, paths)
     request = Request(
         result.config,
         paths.container(result.identifier),
@@ -236,7 +236,7 @@ def _read_host(path: str) -> bytes:
         return b""
 
 
-def _filter(choice: str, config: dict[str, Any], paths: Paths) -> Program | None:
+def filter_for(choice: str, config: dict[str, Any], paths: Paths) -> Program | None:
     """The seccomp program: the default one for these capabilities, one from a file, or none."""
     if choice == "unconfined":
         return None
@@ -249,4 +249,6 @@ def _filter(choice: str, config: dict[str, Any], paths: Paths) -> Program | None
     if choice == "default":
         key = profiles.default_key(bounding, kernel)
         return cached(lambda: profiles.default_profile(bounding, MACHINE, kernel), paths.seccomp_cache(), key)
-    return cached(profiles.load_profile(choice, bounding, MACHINE, kernel), paths.seccomp_cache())
+    from coracle.runtime.seccomp_file import load_profile
+
+    return cached(load_profile(choice, bounding, MACHINE, kernel), paths.seccomp_cache())

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 
-import _socket
-
 from coracle.engine import steps
 from coracle.engine.draft import Draft, draft
-from coracle.errors import CoracleError, UsageError
+from coracle.engine.handover import StandardFiles, hand_over, open_gate, tell_client
+from coracle.errors import UsageError
 from coracle.linux.namespace import CLONE_PARENT
-from coracle.linux.process import start_time
+from coracle.linux.process import send_signal, start_time
 from coracle.paths import Paths
-from coracle.record import dumps, save
+from coracle.record import save
 from coracle.runtime import group as groups
-from coracle.runtime.foreground import confirm
-from coracle.runtime.monitor import ATTACHED, EXIT, HAND_OVER, receive, send_with_descriptors
 from coracle.runtime.spawn import Child, spawn
 from coracle.runtime.state import now
 from coracle.runtime.steps.rootfs import HostRoot, OverlayRoot
@@ -25,6 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
+
+    import _socket
 
     from coracle.engine.rootless import Maps
     from coracle.step import Step
@@ -92,7 +91,7 @@ def start(
     world = World(warn)
     world.values["state"] = lambda: _hook_state(plan, paths, world)
     complete_plan = complete(plan, paths)
-    files = StandardFiles(plan, world)
+    files = StandardFiles(plan.options.tty, plan.options.interactive, world)
     gate, opener = os.pipe()
     world.fds["gate"] = gate
     try:
@@ -104,14 +103,18 @@ def start(
     world.close()
     try:
         _record(plan, paths, child, world, maps)
-        _hand_over(plan, paths, child, link, lock, files, maps)
-        os.write(opener, b"1")
-        os.close(opener)
-        _confirm(complete_plan, child, link)
+        task = _task(plan, paths, child, maps)
+        descriptors = [child.pidfd, lock]
+        if maps is not None:
+            descriptors.append(os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC))
+        hand_over(link, task, descriptors, files)
+        os.close(lock)
+        open_gate(opener, complete_plan, child, link)
     except BaseException:
-        os.kill(child.pid, 9)
+        send_signal(child.pidfd, 9)
         raise
-    _tell_client(plan, link)
+    options = plan.options
+    tell_client(link, plan.identifier, task, options.detach, options.detach_keys, options.sig_proxy)
     return plan.identifier
 
 
@@ -119,45 +122,6 @@ def _hook_state(plan: Draft, paths: Paths, world: World) -> dict[str, Any]:
     pid = world.pids.get("child", 0)
     bundle = paths.container(plan.identifier)
     return {"ociVersion": "1.3.0", "id": plan.identifier, "status": "created", "pid": pid, "bundle": bundle}
-
-
-class StandardFiles:
-    """The pipes or the terminal between a container and its monitor.
-
-    ``kept`` are the monitor's ends: the terminal's master, or standard input (if interactive),
-    output and error.
-    """
-
-    def __init__(self, plan: Draft, world: World) -> None:
-        self.kept: list[int] = []
-        self.terminal = plan.options.tty
-        if self.terminal:
-            self._ours, self._theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
-            theirs = self._theirs
-            world.values["send console"] = lambda master: send_with_descriptors(theirs, b"T", [master])
-            return
-        given: list[int] = []
-        if plan.options.interactive:
-            read_end, write_end = os.pipe()
-            self.kept.append(write_end)
-            given.append(read_end)
-        else:
-            given.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
-        for _ in range(2):
-            read_end, write_end = os.pipe()
-            self.kept.append(read_end)
-            given.append(write_end)
-        world.values["standard files"] = given
-        for number, fd in enumerate(given):
-            world.fds[f"standard file {number}"] = fd
-
-    def collect(self) -> list[int]:
-        """The monitor's ends, once the child has made its terminal."""
-        if self.terminal:
-            self._theirs.close()
-            self.kept = receive(self._ours)[1]
-            self._ours.close()
-        return self.kept
 
 
 def _record(plan: Draft, paths: Paths, child: Child, world: World, maps: Maps | None) -> None:
@@ -173,6 +137,7 @@ def _record(plan: Draft, paths: Paths, child: Child, world: World, maps: Maps | 
         "image_id": plan.image_id,
         "lower": plan.lower,
         "command": plan.config["process"]["args"],
+        "seccomp": plan.security,
         "remove": options.remove,
         "terminal": options.tty,
         "interactive": options.interactive,
@@ -188,15 +153,15 @@ def _record(plan: Draft, paths: Paths, child: Child, world: World, maps: Maps | 
         "started_at": now(),
         "monitor": os.getppid(),
         "cgroup": groups.record(plan.group),
+        "bundle": directory,
     }
     save(f"{paths.state(plan.identifier)}/state.json", state)
 
 
-def _hand_over(
-    plan: Draft, paths: Paths, child: Child, link: _socket.socket, lock: int, files: StandardFiles, maps: Maps | None
-) -> None:
+def _task(plan: Draft, paths: Paths, child: Child, maps: Maps | None) -> dict[str, Any]:
+    """What the monitor has to know."""
     options = plan.options
-    task = {
+    return {
         "id": plan.identifier,
         "root": paths.root,
         "run": paths.run,
@@ -208,42 +173,5 @@ def _hand_over(
         "log_files": options.log_opt.get("max-file", LOG_FILES),
         "userns": maps is not None,
         "remove": options.remove,
-        "timeout": options.timeout,
         "finish": "coracle.engine.finish",
     }
-    descriptors = [child.pidfd, lock]
-    if maps is not None:
-        descriptors.append(os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC))
-    kept = files.collect()
-    send_with_descriptors(link, HAND_OVER + dumps(task).encode(), [*descriptors, *kept])
-    if link.recv(16) != HAND_OVER:
-        raise CoracleError("the container's monitor died")
-    for fd in (lock, *kept):
-        os.close(fd)
-
-
-def _confirm(plan: Plan, child: Child, link: _socket.socket) -> None:
-    """Wait until the program runs; a failure is the client's exit code, and the container is gone."""
-    try:
-        confirm(plan, child, ours=False)
-    except CoracleError as error:
-        link.send(EXIT + bytes([error.exit_code]))
-        raise
-
-
-def _tell_client(plan: Draft, link: _socket.socket) -> None:
-    """Let the client attach, or go."""
-    options = plan.options
-    if options.detach:
-        link.send(EXIT + bytes([0]))
-        return
-    terms = {
-        "id": plan.identifier,
-        "terminal": options.tty,
-        "interactive": options.interactive,
-        "keys": options.detach_keys.hex(),
-        "proxy": options.sig_proxy and not options.tty,
-    }
-    link.send(ATTACHED + dumps(terms).encode())
-
-

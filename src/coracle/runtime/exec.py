@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from coracle.linux.seccomp import Program
     from coracle.step import Step
 
 
@@ -44,24 +45,29 @@ def plan_exec(container: Container, request: Request, kinds: list[str]) -> Plan:
 
 
 def prepare(
-    container: Container, process: dict[str, Any], world: World, preserve_fds: int = 0, cgroup: str = ""
-) -> tuple[Plan, dict[str, Any]]:
-    """The plan for ``process`` in ``container``.  :raises ConflictError: if it does not run."""
+    container: Container,
+    config: dict[str, Any],
+    process: dict[str, Any],
+    warn: Callable[[str], None],
+    seccomp: Program | None,
+    preserve_fds: int = 0,
+    cgroup: str = "",
+) -> Plan:
+    """The plan for ``process`` in ``container``, which was made by ``config``.
+
+    :raises ConflictError: if it does not run.
+    """
     status = container.status()
     if status == PAUSED:
         raise ConflictError(f"cannot exec in container {container.identifier}: it is paused")
     if status != RUNNING and status != "created":
         raise ConflictError(f"cannot exec in container {container.identifier}: it is {status}")
-    spec = {**load(container.config), "process": process}
-    spec.pop("hooks", None)
+    spec = {**config, "process": process}
     group = groups.reopen(container.cgroup)
     if group is not None and cgroup:
         group = group.below(cgroup)
-    seccomp = seccomp_program(spec, container.root)
-    request = Request(
-        spec, container.bundle, world.warn, cgroup=group, seccomp=seccomp, preserve_fds=preserve_fds, keyring=False
-    )
-    return plan_exec(container, request, joined_kinds(container.pid)), spec
+    request = Request(spec, container.bundle, warn, cgroup=group, seccomp=seccomp, preserve_fds=preserve_fds)
+    return plan_exec(container, request, joined_kinds(container.pid))
 
 
 def joined_kinds(pid: int) -> list[str]:
@@ -107,7 +113,9 @@ def exec_process(
     """
     container = Container.open(root, identifier)
     world = World(warn)
-    plan, _ = prepare(container, process, world, preserve_fds, cgroup)
+    config = load(container.config)
+    seccomp = seccomp_program(config, root)
+    plan = prepare(container, config, process, warn, seccomp, preserve_fds, cgroup)
     console = None
     if process.get("terminal"):
         if not console_socket:

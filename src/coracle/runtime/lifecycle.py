@@ -243,8 +243,12 @@ def _unmount(container: Container) -> None:
             pass
 
 
-def start(root: str, identifier: str) -> None:
-    """Open the start gate and run the hooks that belong to it.  :raises ConflictError: if it is not created."""
+def start(root: str, identifier: str, warn: Callable[[str], None] = lambda _text: None) -> None:
+    """Open the start gate and run the hooks that belong to it.
+
+    Without a ``process`` there is nothing to start: that is warned about and the container stops.
+    :raises ConflictError: if it is not created.
+    """
     container = Container.open(root, identifier)
     with container.lock():
         status = container.status()
@@ -252,6 +256,10 @@ def start(root: str, identifier: str) -> None:
             raise ConflictError(f"cannot start container {identifier}: it is {status}, not created")
         spec = load(container.config)
         hooks = spec.get("hooks") or {}
+        if not spec.get("process"):
+            warn("the config has no process: nothing to start")
+            _stop(container)
+            return
         try:
             if hooks.get("startContainer"):
                 from coracle.runtime.exec import run_inside

@@ -347,7 +347,8 @@ class Monitor:
 
         if self.log is not None:
             self.log.close()
-        import_module(self.task["finish"]).finish(self.task, code, self.kept)
+        if self.task["finish"]:
+            import_module(self.task["finish"]).finish(self.task, code, self.kept)
 
 
 def _open_log(task: dict[str, Any]) -> Any:

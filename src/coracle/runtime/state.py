@@ -14,12 +14,14 @@ from time import gmtime, strftime, time_ns
 from coracle.errors import ConflictError, NotFoundError
 from coracle.linux.process import is_alive, start_time
 from coracle.record import Lock, load, save
+from coracle.runtime.identifier import check_identifier
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 OCI_VERSION = "1.3.0"
+_RECORD = ("pid", "started", "bundle", "rootfs", "created", "annotations", "cgroup", "mounts")
 CREATING, CREATED, RUNNING, PAUSED, STOPPED = "creating", "created", "running", "paused", "stopped"
 
 
@@ -40,7 +42,7 @@ class Container:
 
     def __init__(self, root: str, identifier: str) -> None:
         self.root = root
-        self.identifier = identifier
+        self.identifier = check_identifier(identifier)
         self.pid = 0
         self.started = 0
         self.bundle = ""
@@ -79,8 +81,7 @@ class Container:
 
     def save(self) -> None:
         """Write the record; readers see the old one or this one."""
-        names = ("pid", "started", "bundle", "rootfs", "created", "annotations", "cgroup", "mounts")
-        save(f"{self.directory}/state.json", {name: getattr(self, name) for name in names})
+        save(f"{self.directory}/state.json", {name: getattr(self, name) for name in _RECORD})
 
     @classmethod
     def open(cls, root: str, identifier: str) -> Container:
@@ -92,8 +93,9 @@ class Container:
             if os.path.isdir(container.directory):  # between claim and the first save, or killed there
                 return container
             raise NotFoundError(f"container {identifier} does not exist", f"in {root}") from None
-        for name, value in record.items():
-            setattr(container, name, value)
+        for name in _RECORD:
+            if name in record:
+                setattr(container, name, record[name])
         return container
 
     def remove(self) -> None:

@@ -28,7 +28,7 @@ def environment(options: RunOptions, image: Mapping[str, Any], hostname: str, ho
     result: dict[str, str] = {"PATH": PATH, "HOSTNAME": hostname}
     if options.tty:
         result["TERM"] = "xterm"
-    _apply(result, image.get("Env") or [], {})
+    apply(result, image.get("Env") or [], {})
     if options.unsetenv_all:
         result.clear()
     for name in options.unsetenv:
@@ -41,14 +41,14 @@ def environment(options: RunOptions, image: Mapping[str, Any], hostname: str, ho
     if options.tz:
         result["TZ"] = host.time_zone() if options.tz == "local" else options.tz
     for path in options.env_file:
-        _apply(result, lines(path, host), host.environ)
-    _apply(result, options.env, host.environ)
+        apply(result, lines(path, host), host.environ)
+    apply(result, options.env, host.environ)
     if not options.unsetenv_all and "HOME" not in options.unsetenv:
         result.setdefault("HOME", home)
     return [f"{name}={value}" for name, value in result.items()]
 
 
-def _apply(result: dict[str, str], words: list[str], environ: Mapping[str, str]) -> None:
+def apply(result: dict[str, str], words: list[str], environ: Mapping[str, str]) -> None:
     for word in words:
         name, equals, value = word.partition("=")
         if not equals and name not in environ:

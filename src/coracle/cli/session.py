@@ -1,0 +1,81 @@
+"""Commands that end in a monitor: ``run`` and ``exec``.  It is forked before anything else is imported."""
+
+from __future__ import annotations
+
+import os
+
+import _socket
+
+from coracle.cli.main import complain
+from coracle.errors import CoracleError
+from coracle.runtime import monitor
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Work = Callable[[_socket.socket], int]
+
+
+def _session(work: Work) -> int:
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        monitor.main(theirs, lambda link: _guarded(work, link))
+    theirs.close()
+    from coracle.engine.attach import client
+
+    return client(ours)
+
+
+def _guarded(work: Work, link: _socket.socket) -> int:
+    try:
+        return work(link)
+    except CoracleError as error:
+        complain(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def _warn(text: str) -> None:
+    complain(f"warning: {text}")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def run(argv: list[str]) -> int:
+    """Create and start a container; the exit code of its program, or 125 to 127."""
+
+    def work(link: _socket.socket) -> int:
+        from coracle.engine import run as engine
+        from coracle.engine.options import RUN, parse_run
+        from coracle.engine.options.help import help_text
+
+        if "--help" in argv and parse_run(argv)[0].help:  # before the image; -h is --hostname, as in docker
+            usage = "coracle run [OPTIONS] IMAGE [COMMAND] [ARG...]"
+            _say(help_text(RUN, usage, "Create and start a container"))
+            return 0
+        return engine.worker(argv, link, _warn, _say)
+
+    return _session(work)
+
+
+def exec_(argv: list[str]) -> int:
+    """Run a command in a running container; its exit code, or 125 to 127."""
+
+    def work(link: _socket.socket) -> int:
+        from coracle.engine import exec as engine
+
+        if argv[:1] in (["--help"], ["-h"]):
+            from coracle.engine.options.help import help_text
+
+            usage = "coracle exec [OPTIONS] CONTAINER COMMAND [ARG...]"
+            _say(help_text(engine.EXEC, usage, "Run a command in a running container"))
+            return 0
+        return engine.worker(argv, link, _warn)
+
+    return _session(work)
