@@ -1,4 +1,4 @@
-"""coracle doctor: every check on the real kernel, nothing left behind, nothing that hangs, a page that tells the fix."""
+"""coracle doctor: every check on the real kernel; nothing stays, nothing hangs, and the page tells the fix."""
 
 from __future__ import annotations
 
