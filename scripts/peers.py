@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -43,10 +42,14 @@ runtime_supports_json = ["crun", "runc", "coracle-oci"]
 runtime_supports_nocgroups = ["crun", "coracle-oci"]
 """
 
-# From the work tree.  -I -S as an installed script does without: neither the user's site nor PYTHON* variables.
-_CORACLE_SCRIPT = """#!/bin/sh
-exec {python} -I -S -c 'import sys; sys.path.insert(0, {source!r}); \\
-from {module} import main; raise SystemExit(main())' "$@"
+# From the work tree; -I -S, for the hot path needs neither site-packages nor the user's PYTHON* variables.
+_CORACLE_SCRIPT = """#!{python} -IS
+import sys
+
+sys.path.insert(0, {source!r})
+from {module} import main
+
+raise SystemExit(main())
 """
 
 
@@ -61,8 +64,8 @@ def coracle_command(name: str, directory: Path) -> Path | None:
     if not (SOURCE / f"coracle/cli/{module}.py").exists():
         return None
     script = directory / name
-    source, python = str(SOURCE), shlex.quote(sys.executable)
-    script.write_text(_CORACLE_SCRIPT.format(python=python, source=source, module=f"coracle.cli.{module}"))
+    text = _CORACLE_SCRIPT.format(python=sys.executable, source=str(SOURCE), module=f"coracle.cli.{module}")
+    script.write_text(text)
     script.chmod(0o755)
     return script
 

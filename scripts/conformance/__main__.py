@@ -58,7 +58,7 @@ def run_test(name: str, program: Path, seconds: float) -> tuple[Result, str]:
     status: int | None
     with Enclosure() as place:
         start = time.monotonic()
-        command = ["timeout", "--signal=KILL", str(seconds), directory / "tests" / name]
+        command = ["timeout", "--signal=KILL", str(seconds), str(directory / "tests" / name)]
         process = place.run(command, cwd=directory, env={"RUNTIME": str(program)})
         seconds = time.monotonic() - start
     status = None if process.returncode in (124, 137) else process.returncode

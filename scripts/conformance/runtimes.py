@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
-SOURCE = Path(__file__).resolve().parents[2] / "src"
+from peers import coracle_command
 
 # The suite writes ociVersion 1.3.0.  crun before 1.22 refuses a version newer than it knows, though what
 # the tests use is old; the shim lowers the number in the bundle before `create` reads it.
@@ -25,11 +23,6 @@ if "create" in arguments and "--bundle" in arguments:
         with open(config, "w") as file:
             json.dump(spec, file)
 os.execv({program!r}, [{program!r}, *arguments])
-"""
-
-_CORACLE_SHIM = """#!/bin/sh
-exec {python} -I -S -c 'import sys; sys.path.insert(0, {source!r}); \\
-from coracle.cli.oci import main; raise SystemExit(main())' "$@"
 """
 
 
@@ -53,11 +46,8 @@ def resolve(name: str, directory: Path) -> Path | None:
 
     Shims are written to ``directory``, which must live as long as the tests.  None when it is not installed.
     """
-    if name == "coracle-oci" and not shutil.which(name):
-        if not (SOURCE / "coracle/cli/oci.py").exists():
-            return None
-        text = _CORACLE_SHIM.format(python=shlex.quote(sys.executable), source=str(SOURCE))
-        return _write(directory / name, text)
+    if name == "coracle-oci":
+        return coracle_command(name, directory)
     program = shutil.which(name)
     if program is None:
         return None
