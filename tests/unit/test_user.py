@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from coracle.engine.user import MAXIMUM_SIZE, User, needs_files, read_in_layers, resolve
 from coracle.errors import ContentError, CoracleError, KernelError, UsageError
+from coracle.linux import mount
 
 PASSWD = b"""root:x:0:0:root:/root:/bin/sh
 daemon:x:1:1::/usr/sbin:/usr/sbin/nologin
@@ -330,3 +332,80 @@ def test_no_descriptor_stays_open(stack: list[Path]) -> None:
 def test_the_root_itself(stack: list[Path]) -> None:
     with pytest.raises(ContentError, match="not a regular file"):
         read(stack, "/")
+
+
+# -- compared with the kernel's own overlay -------------------------------------------------------
+
+
+def _random_layer(layer: Path, random: Random) -> None:
+    """A few of everything that can be at /etc, /etc/passwd, /usr, /usr/passwd and /link."""
+    layer.mkdir()
+    for directory in ("etc", "usr"):
+        what = random.choice(["nothing", "directory", "directory", "directory", "opaque", "whiteout", "file", "link"])
+        place = layer / directory
+        if what in ("directory", "opaque"):
+            place.mkdir()
+            if what == "opaque":
+                os.setxattr(place, "trusted.overlay.opaque", b"y")
+            entry = random.choice(["nothing", "file", "whiteout", "link", "far link", "directory"])
+            _random_entry(place / "passwd", entry, random)
+        elif what != "nothing":
+            _random_entry(place, what, random)
+    _random_entry(layer / "link", random.choice(["nothing", "link", "far link", "whiteout"]), random)
+
+
+def _random_entry(place: Path, what: str, random: Random) -> None:
+    if what == "file":
+        place.write_text(f"{place} {random.random()}")
+    elif what == "directory":
+        place.mkdir()
+    elif what == "whiteout":
+        os.mknod(place, 0o600 | 0o020000, os.makedev(0, 0))
+    elif what == "link":
+        place.symlink_to(
+            random.choice(["usr", "/usr", "etc", "../usr", "passwd", "/link", "../link", "../../usr/passwd"])
+        )
+    elif what == "far link":
+        place.symlink_to(
+            random.choice(["/usr/passwd", "../usr/passwd", "/etc/./../usr/passwd", "/etc/passwd", "/none/x"])
+        )
+
+
+def _by_kernel(layers: list[str], path: str) -> bytes | str | None:
+    """Read ``path`` through a real overlay mount, confined to it as a container is."""
+    tree = mount.overlay(layers)
+    try:
+        fd = mount.openat2(tree, path, os.O_RDONLY | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return "loop" if error.errno == 40 else str(error)
+    finally:
+        os.close(tree)
+    try:
+        return os.read(fd, 1 << 16)
+    except IsADirectoryError:
+        return "not a regular file"
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts overlays and makes whiteouts, which is root's")
+def test_same_as_a_mounted_overlay(tmp_path: Path) -> None:
+    seen = set()
+    for seed in range(300):
+        random = Random(seed)
+        layers = [tmp_path / f"{seed}-{name}" for name in ("top", "middle", "bottom")]
+        for layer in layers:
+            _random_layer(layer, random)
+        names = [str(layer) for layer in layers]
+        for path in ("/etc/passwd", "/usr/passwd", "/link", "/link/passwd"):
+            expected = _by_kernel(names, path)
+            try:
+                found: bytes | str | None = read_in_layers(names, path)
+            except ContentError as error:
+                found = "loop" if "symbolic links" in str(error) else "not a regular file"
+            assert found == expected, (seed, path)
+            seen.add(type(expected) if not isinstance(expected, str) else expected)
+    assert seen == {bytes, type(None), "loop", "not a regular file"}
