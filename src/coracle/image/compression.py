@@ -10,6 +10,7 @@ inflates twice as fast as zlib and is used where it is installed.
 from __future__ import annotations
 
 import zlib
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 from coracle.errors import ContentError, UnsupportedError
@@ -59,11 +60,8 @@ def pieces_of(source: Readable) -> Iterator[bytes]:
 
 
 def _inflater() -> Callable[[int], Any]:
-    try:
-        from isal.isal_zlib import decompressobj  # type: ignore[import-not-found]
-    except ImportError:
-        return zlib.decompressobj
-    return decompressobj  # type: ignore[no-any-return]
+    module = _first_module("isal.isal_zlib", "zlib")
+    return module.decompressobj  # type: ignore[no-any-return]
 
 
 def _inflate(pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -132,10 +130,12 @@ def _unzstd(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def zstd_module() -> Any:
-    """The first zstd module that can be imported, or None."""
-    from importlib import import_module
+    """A module that reads zstd, or None."""
+    return _first_module("compression.zstd", "backports.zstd", "zstandard")
 
-    for name in ("compression.zstd", "backports.zstd", "zstandard"):
+
+def _first_module(*names: str) -> Any:
+    for name in names:
         try:
             return import_module(name)
         except ImportError:
