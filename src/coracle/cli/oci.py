@@ -164,7 +164,7 @@ def _state(call: Call) -> int:
 
 
 def _kill(call: Call) -> int:
-    from coracle.cli.oci_signal import signal_number
+    from coracle.linux.signals import signal_number
     from coracle.runtime import lifecycle
 
     signal = signal_number(call.arguments[1] if len(call.arguments) > 1 else "TERM")
