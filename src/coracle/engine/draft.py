@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from coracle.engine.rootless import Maps
     from coracle.linux.cgroup.group import Cgroup
     from coracle.linux.seccomp import Program
+    from coracle.image.ready import ReadyImage
     from coracle.paths import Paths
+    from coracle.record import Lock
     from coracle.runtime.steps.rootfs import Root
     from coracle.step import Plan
 
@@ -50,9 +52,12 @@ class Draft:
         "image",
         "image_config",
         "image_id",
+        "lasting",
+        "lease",
         "lower",
         "options",
         "plan",
+        "ready",
         "root",
         "seccomp",
         "security",
@@ -73,24 +78,28 @@ class Draft:
     seccomp: Program | None
     security: str
 
-    def __init__(self) -> None:
+    def __init__(self, lasting: bool) -> None:
         self.identifier = new_identifier()
+        self.lasting = lasting
+        self.lease: Lock | None = None
+        self.ready: ReadyImage | None = None
+
+    def release(self) -> None:
+        """Let the image go; from here on the container's own record keeps its layers."""
+        if self.lease is not None:
+            self.lease.release()
 
 
-def draft(argv: list[str], paths: Paths, warn: Callable[[str], None], maps: Maps | None) -> Draft:
+def draft(
+    argv: list[str], paths: Paths, warn: Callable[[str], None], maps: Maps | None, lasting: bool = False
+) -> Draft:
     """The container that ``run argv`` means, for a user with the id ``maps`` (None: root).
 
+    ``lasting`` says that it is going to be made, so that its image must not be removed meanwhile.
     :raises CoracleError: for anything wrong, before anything was changed.
     """
+    result = Draft(lasting)
     options, rest = parse_run(argv)
-    return draft_of(options, rest, paths, warn, maps)
-
-
-def draft_of(
-    options: RunOptions, rest: list[str], paths: Paths, warn: Callable[[str], None], maps: Maps | None
-) -> Draft:
-    """Like :func:`draft`, from options that are parsed already."""
-    result = Draft()
     result.options = options
     if options.name:
         check_name(options.name)
@@ -130,9 +139,13 @@ def _choose_image(result: Draft, paths: Paths, maps: Maps | None) -> None:
         result.image_config = {"Cmd": [os.environ.get("SHELL") or "/bin/sh"]}
         result.root = host_root(directory, point, maps is not None)
         return
-    from coracle.image.ready import resolve
+    from coracle.image.ready import lease, resolve
 
+    if result.lasting:
+        result.lease = lease(paths)
+        result.lease.acquire()
     image = resolve(paths, result.image)
+    result.ready = image
     result.image_id = image.id
     result.image_config = image.config
     result.lower = image.lower_directories(paths)

@@ -8,6 +8,7 @@ import select
 from coracle.engine.container import DEAD, EXITED, PAUSED, RUNNING, Container
 from coracle.engine.removal import remove, remove_group
 from coracle.errors import ConflictError, CoracleError
+from coracle.image.removal import remove_tree
 from coracle.linux import process as processes
 from coracle.linux.signals import signal_number
 from coracle.record import Lock
@@ -58,8 +59,6 @@ def sweep(paths: Paths) -> None:
             continue
         for name in names:
             if name.endswith(".removed"):
-                from coracle.linux.tree import remove as remove_tree
-
                 remove_tree(f"{base}/{name}")
             elif base == paths.containers() and not os.path.exists(f"{base}/{name}/container.json"):
                 _remove_unborn(Container(paths, name))

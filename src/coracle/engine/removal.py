@@ -6,7 +6,7 @@ import os
 
 from coracle.engine.container import Container, release_name
 from coracle.errors import CoracleError
-from coracle.linux import tree
+from coracle.image.removal import remove_tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def remove_directories(paths: Paths, identifier: str) -> None:
             os.rename(directory, doomed)
         except FileNotFoundError:
             pass
-        tree.remove(doomed)
+        remove_tree(doomed)
 
 
 def remove(container: Container) -> None:

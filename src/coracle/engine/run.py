@@ -38,9 +38,10 @@ def worker(argv: list[str], link: _socket.socket, warn: Callable[[str], None], s
     """
     paths = Paths()
     maps = enter_namespace()
-    plan = draft(argv, paths, warn, maps)
+    plan = draft(argv, paths, warn, maps, lasting=True)
     _check_terminal(plan)
     identifier = start(plan, paths, link, warn, maps)
+    plan.release()
     if plan.options.detach:
         say(identifier)
     return 0
@@ -71,6 +72,8 @@ def complete(plan: Draft, paths: Paths) -> Plan:
     ]
     if options.cidfile:
         front.append(steps.WriteFile(options.cidfile, identifier.encode(), "--cidfile", exclusive=True))
+    if plan.ready is not None:
+        front.append(steps.ImageLayer(paths, identifier, plan.ready, f"image {plan.image}"))
     if isinstance(plan.root, HostRoot):
         front.append(steps.HostLayers(plan.root, "image host"))
     front += [steps.BindSource(path, "--volume") for path in plan.create_directories]
@@ -79,8 +82,8 @@ def complete(plan: Draft, paths: Paths) -> Plan:
 
 
 def _directories(plan: Draft) -> list[str]:
-    if isinstance(plan.root, OverlayRoot):
-        return ["rootfs", "upper", "work"] + ([] if plan.lower else ["empty"])
+    if isinstance(plan.root, OverlayRoot) and not plan.lower:
+        return ["rootfs", "empty"]
     return ["rootfs"]
 
 

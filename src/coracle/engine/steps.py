@@ -13,6 +13,7 @@ from coracle.step import HOST, Step, World
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from coracle.image.ready import ReadyImage
     from coracle.paths import Paths
     from coracle.runtime.steps.rootfs import HostRoot
 
@@ -84,6 +85,38 @@ class ClaimName(Step):
 
     def shell(self) -> list[str]:
         return []  # names are the engine's own book-keeping
+
+
+class ImageLayer(Step):
+    """The container's own writable layer over those of its image, which stay as long as it does."""
+
+    __slots__ = ("identifier", "image", "paths")
+    place = HOST
+
+    def __init__(self, paths: Paths, identifier: str, image: ReadyImage, cause: str) -> None:
+        super().__init__(cause)
+        self.paths = paths
+        self.identifier = identifier
+        self.image = image
+
+    def do(self, world: World) -> None:
+        from coracle.image.snapshot import prepare as prepare_snapshot
+
+        prepare_snapshot(self.paths, self.identifier, self.image)
+
+    def fields(self) -> dict[str, object]:
+        return {"image": self.image.id, "layers": self.image.layers}
+
+    def prose(self) -> str:
+        return f"make an empty layer over the {len(self.image.layers)} of the image"
+
+    def shell(self) -> list[str]:
+        base = self.paths.container(self.identifier)
+        lines = [command("mkdir", "-p", f"{base}/upper", f"{base}/work")]
+        if self.image.layers:
+            top = quote(self.image.lower_directories(self.paths)[0])
+            lines.append(f"chmod --reference={top} {quote(base)}/upper; chown --reference={top} {quote(base)}/upper")
+        return lines
 
 
 class HostLayers(Step):
