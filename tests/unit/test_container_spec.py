@@ -291,11 +291,22 @@ def test_mistaken_maps() -> None:
 
 
 def test_rootless() -> None:
-    found = config("--device", "/dev/null:/dev/nil", rootless=True, id_map=OWN)
+    found = config("--device", "/dev/null", rootless=True, id_map=OWN)
     assert "user" in kinds(found) and "devices" not in found["linux"]["resources"]
     assert found["linux"]["uidMappings"][1] == {"containerID": 1, "hostID": 100000, "size": 65536}
-    assert found["linux"]["devices"][0]["path"] == "/dev/nil"
+    assert found["linux"]["devices"][0]["path"] == "/dev/null"
     assert found["linux"]["sysctl"] == {"net.ipv4.ip_unprivileged_port_start": "0"}
+
+
+def test_renamed_devices_are_bound_in_a_user_namespace() -> None:
+    argv = ("--device", "/dev/null:/dev/nil", "--device", "/dev/zero")
+    found = config(*argv, rootless=True, id_map=OWN)
+    assert [device["path"] for device in found["linux"]["devices"]] == ["/dev/zero"]
+    assert found["mounts"][-1] == {
+        "destination": "/dev/nil", "type": "bind", "source": "/dev/null",
+        "options": ["bind", "nosuid", "noexec", "rprivate"],
+    }  # fmt: skip
+    assert [device["path"] for device in config(*argv)["linux"]["devices"]] == ["/dev/nil", "/dev/zero"]
 
 
 def test_terminals_have_their_group_only_if_it_is_mapped() -> None:

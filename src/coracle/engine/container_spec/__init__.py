@@ -7,7 +7,7 @@ caller, stands beside it in :class:`ContainerSpec`.
 from __future__ import annotations
 
 from coracle.engine import entrypoint
-from coracle.engine.container_spec.devices import devices
+from coracle.engine.container_spec.devices import devices, renamed_devices
 from coracle.engine.container_spec.environment import environment, labels
 from coracle.engine.container_spec.host import Device, Host
 from coracle.engine.container_spec.isolation import (
@@ -195,6 +195,8 @@ def _complete(
     """The parts of ``linux`` that are there only sometimes."""
     linux = result.config["linux"]
     nodes, rules = devices(options, host)
+    if maps is not None:
+        result.config["mounts"] += renamed_devices(options, nodes, host)
     masked, read_only = hidden_paths(security, options.privileged, host)
     if not rootless:  # a user cannot write device rules; nodes he may not open stay closed to him anyway
         linux["resources"]["devices"] = rules

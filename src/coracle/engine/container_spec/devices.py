@@ -73,3 +73,18 @@ def devices(options: RunOptions, host: Host) -> tuple[list[dict[str, Any]], list
         rules += [_rule(*rule) for rule in options.device_cgroup_rule]
     nodes |= {target: _node(device, target) for device, target, _ in asked}
     return list(nodes.values()), rules
+
+
+def renamed_devices(options: RunOptions, nodes: list[dict[str, Any]], host: Host) -> list[dict[str, Any]]:
+    """Bind mounts for those ``nodes`` that have another name on the host; they are taken out of ``nodes``.
+
+    Nodes cannot be made in a user namespace.  The runtime binds the host's node of the same name
+    there, but the spec has no room for another one.
+    """
+    sources = {target: device.path for device, target, _ in _asked_for(options, host) if device.path != target}
+    nodes[:] = [node for node in nodes if node["path"] not in sources]
+    words = ["bind", "nosuid", "noexec", "rprivate"]
+    return [
+        {"destination": target, "type": "bind", "source": source, "options": list(words)}
+        for target, source in sources.items()
+    ]
