@@ -66,7 +66,9 @@ def prepare(
     group = groups.reopen(container.cgroup)
     if group is not None and cgroup:
         group = group.below(cgroup)
-    request = Request(spec, container.bundle, warn, cgroup=group, seccomp=seccomp, preserve_fds=preserve_fds)
+    request = Request(
+        spec, container.bundle, warn, group, seccomp=seccomp, preserve_fds=preserve_fds, inside=container.pid
+    )
     return plan_exec(container, request, joined_kinds(container.pid))
 
 

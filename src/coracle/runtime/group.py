@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def choose(
     spec: dict[str, Any], identifier: str, systemd: bool, manager: str, warn: Callable[[str], None]
 ) -> Cgroup | None:
-    """The group for ``spec``, not made yet; None with a warning where there is no control over groups.
+    """The group for ``spec``, not made yet; None where there is no control over groups.
 
     Limits that were asked for and cannot be had are an error, not a warning.
     :raises UnsupportedError:
@@ -44,7 +44,6 @@ def choose(
                 f"cannot limit {names}: no control group here may be changed by this user",
                 "run as root, or let systemd delegate a group: see coracle doctor",
             )
-        warn("no control group can be made here: limits, pause and statistics are not available")
         return None
     return group
 

@@ -136,9 +136,7 @@ def _settle(container: Container, child: Child, spec: dict[str, Any], options: C
         write(options.pid_file, str(child.pid).encode(), 0o644)
 
 
-def request(
-    spec: dict[str, Any], bundle: str, options: CreateOptions, group: Any, seccomp: Program | None
-) -> Request:
+def request(spec: dict[str, Any], bundle: str, options: CreateOptions, group: Any, seccomp: Program | None) -> Request:
     """What the plan of an OCI bundle is made from."""
     return Request(
         spec,
@@ -317,14 +315,22 @@ def _stop(container: Container) -> None:
         gone = poll.poll(_DEATH_WAIT_MS)
         os.close(pidfd)
         if not gone:
-            raise CoracleError(f"container {container.identifier} does not die: process {container.pid} hangs in the kernel")
+            raise CoracleError(
+                f"container {container.identifier} does not die: process {container.pid} hangs in the kernel"
+            )
 
 
 def state(root: str, identifier: str) -> dict[str, Any]:
     """The state of a container, with the extra keys that runc's command line prints."""
     container = Container.open(root, identifier)
     report = container.report()
-    return {**report, "pid": report.get("pid", 0), "rootfs": container.rootfs, "created": container.created, "owner": ""}
+    return {
+        **report,
+        "pid": report.get("pid", 0),
+        "rootfs": container.rootfs,
+        "created": container.created,
+        "owner": "",
+    }
 
 
 def kill(root: str, identifier: str, signal: int, everything: bool = False) -> None:

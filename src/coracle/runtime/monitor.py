@@ -125,7 +125,9 @@ class Monitor:
     interactive), output and error.
     """
 
-    def __init__(self, client: _socket.socket, worker: _socket.socket, task: dict[str, Any], descriptors: list[int]) -> None:
+    def __init__(
+        self, client: _socket.socket, worker: _socket.socket, task: dict[str, Any], descriptors: list[int]
+    ) -> None:
         self.client: _socket.socket | None = client
         self.worker = worker
         self.status: int | None = None

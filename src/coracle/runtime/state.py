@@ -1,9 +1,9 @@
 """The run-time record of a container: ``<root>/<id>/state.json`` beside its start gate and its config.
 
-    state.json   what is known; written atomically before and after the process is made
-    config.json  the spec as it was at create, whatever happens to the bundle's copy later
-    exec.fifo    the start gate: there until ``start`` has opened it
-    lock         held while one command changes the container
+state.json   what is known; written atomically before and after the process is made
+config.json  the spec as it was at create, whatever happens to the bundle's copy later
+exec.fifo    the start gate: there until ``start`` has opened it
+lock         held while one command changes the container
 """
 
 from __future__ import annotations
@@ -38,7 +38,18 @@ class Container:
     ticks, so that a reused pid is never mistaken for it.
     """
 
-    __slots__ = ("annotations", "bundle", "cgroup", "created", "identifier", "mounts", "pid", "root", "rootfs", "started")
+    __slots__ = (
+        "annotations",
+        "bundle",
+        "cgroup",
+        "created",
+        "identifier",
+        "mounts",
+        "pid",
+        "root",
+        "rootfs",
+        "started",
+    )
 
     def __init__(self, root: str, identifier: str) -> None:
         self.root = root

@@ -7,6 +7,7 @@ from struct import pack
 
 from coracle.errors import SpecError
 from coracle.linux import capability
+from coracle.record import read
 from coracle.runtime.steps import identity as steps
 from coracle.runtime.steps.program import CloseDescriptors, EnterDirectory, FindProgram, StandardFiles
 
@@ -160,12 +161,23 @@ def _credentials(request: Request) -> list[Step]:
             ("bounding", "effective", "permitted", "inheritable", "ambient")}  # fmt: skip
     plan.append(steps.BoundingSet(sets["bounding"], last, "process.capabilities.bounding"))
     groups = user.get("additionalGids") or []
-    plan.append(steps.SetIds(user.get("uid", 0), user.get("gid", 0), groups, "process.user"))
+    denied = _setgroups_denied(request)
+    plan.append(steps.SetIds(user.get("uid", 0), user.get("gid", 0), groups, "process.user", denied))
     cause = "process.capabilities"
-    plan.append(
-        steps.Capabilities(sets["effective"], sets["permitted"], sets["inheritable"], sets["ambient"], cause)
-    )
+    plan.append(steps.Capabilities(sets["effective"], sets["permitted"], sets["inheritable"], sets["ambient"], cause))
     return plan
+
+
+def _setgroups_denied(request: Request) -> bool:
+    """Whether the user namespace will forbid setgroups(2): the one that is there, or one of a single id made by a user."""
+    if not request.inside and any(
+        entry["type"] == "user" and not entry.get("path") for entry in request.linux("namespaces", [])
+    ):
+        return os.geteuid() != 0 and len(request.linux("gidMappings", [])) == 1
+    try:
+        return read(f"/proc/{request.inside or 'self'}/setgroups").startswith(b"deny")
+    except OSError:
+        return False
 
 
 def labels(request: Request) -> list[tuple[str, str]]:

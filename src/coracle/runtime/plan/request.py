@@ -18,14 +18,14 @@ class Request:
     ``spec`` is a checked config.json; ``bundle`` its directory, which relative paths start from.
     ``cgroup`` is None where groups cannot be had (a warning said so).  ``root`` replaces the
     spec's ``root.path``, for an engine that mounts layers.  ``seccomp`` is the compiled filter.
-    ``gate`` says whether the program waits to be started; explain leaves it out.
+    ``inside`` is the process whose namespaces an exec joins, 0 for a new container.
     """
 
     __slots__ = (
         "bundle",
         "cgroup",
-        "hooks",
         "init",
+        "inside",
         "keyring",
         "pivot",
         "preserve_fds",
@@ -47,6 +47,7 @@ class Request:
         keyring: bool = False,
         pivot: bool = True,
         preserve_fds: int = 0,
+        inside: int = 0,
     ) -> None:
         self.spec = spec
         self.bundle = bundle
@@ -58,6 +59,7 @@ class Request:
         self.keyring = keyring
         self.pivot = pivot
         self.preserve_fds = preserve_fds
+        self.inside = inside
 
     def linux(self, key: str, default: Any = None) -> Any:
         """``linux.<key>`` of the spec; null counts as absent."""

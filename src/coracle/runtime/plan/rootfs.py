@@ -190,5 +190,3 @@ def _preopened(plan: list[Step]) -> list[Step]:
             key = f"mount {step.destination}"
             opened.append(rootfs.Preopen(key, step.source, step.open_tree, step.cause))
     return opened
-
-

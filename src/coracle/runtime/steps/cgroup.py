@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     Hierarchy = tuple[str, str, list[tuple[str, str | None]], str]
 
+
 class CgroupMount(Mount):
     """/sys/fs/cgroup as the container sees it: its own group is the root (cgroup_namespaces(7)).
 
@@ -52,7 +53,9 @@ class CgroupMount(Mount):
     def open(self, world: World) -> int:
         if self._single():
             return self._open_hierarchy(self.hierarchies[0])
-        return mount.filesystem("tmpfs", [("source", "tmpfs"), ("mode", "755")], self.options.attr_set & ~mount.ATTR_RDONLY)
+        return mount.filesystem(
+            "tmpfs", [("source", "tmpfs"), ("mode", "755")], self.options.attr_set & ~mount.ATTR_RDONLY
+        )
 
     def settle(self, tree: int) -> None:
         if not self._single():
@@ -78,7 +81,9 @@ class CgroupMount(Mount):
         words = ",".join(self.options.attribute_words())
         if self._single():
             return [f"mkdir -p {point}", f"{self._mount_line(self.hierarchies[0], words)} {point}"]
-        tmpfs = ",".join(word for word in ("mode=755", words.replace("ro,", "").removesuffix(",ro")) if word and word != "ro")
+        tmpfs = ",".join(
+            word for word in ("mode=755", words.replace("ro,", "").removesuffix(",ro")) if word and word != "ro"
+        )
         lines = [f"mkdir -p {point}", f"mount -t tmpfs -o {tmpfs} tmpfs {point}"]
         for entry in self.hierarchies:
             lines += [f"mkdir {point}/{entry[0]}", f"{self._mount_line(entry, words)} {point}/{entry[0]}"]

@@ -85,7 +85,9 @@ class MakeDevice(Step):
         try:
             tree = mount.clone_tree(mount.AT_FDCWD, self.path)
             try:
-                os.close(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=directory))
+                os.close(
+                    os.open(name, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=directory)
+                )
                 target = os.open(name, mount.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
                 mount.attach(tree, target)
                 os.close(target)
@@ -218,5 +220,3 @@ def device_from_spec(device: dict[str, Any], cause: str) -> MakeDevice:
         device.get("uid", 0),
         device.get("gid", 0),
     )
-
-

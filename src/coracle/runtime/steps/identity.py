@@ -163,20 +163,21 @@ def _short(names: list[str]) -> str:
 class SetIds(InitStep):
     """Become user ``uid`` and group ``gid``, with the supplementary ``groups``."""
 
-    __slots__ = ("gid", "groups", "uid")
+    __slots__ = ("denied", "gid", "groups", "uid")
 
-    def __init__(self, uid: int, gid: int, groups: list[int], cause: str) -> None:
+    def __init__(self, uid: int, gid: int, groups: list[int], cause: str, denied: bool = False) -> None:
+        """``denied``: the user namespace forbids setgroups(2), as one with a single id does (CVE-2014-8989)."""
         super().__init__(cause)
         self.uid = uid
         self.gid = gid
         self.groups = groups
+        self.denied = denied
 
     def compile(self, table: Table, world: World) -> None:
         table.call("prctl", PR_SET_KEEPCAPS, 1, 0, 0, 0)
         groups = pack(f"{len(self.groups)}I", *self.groups)
-        # A user namespace of one id denies setgroups(2); without groups to set, that is no loss.
-        denied = world.values.get("setgroups denied", False) and not self.groups
-        table.call("setgroups", len(self.groups), Pointer(groups), ignore=(EPERM,) if denied else ())
+        if not self.denied or not {self.gid}.issuperset(self.groups):  # else there is nothing to lose
+            table.call("setgroups", len(self.groups), Pointer(groups))
         table.call("setresgid", self.gid, self.gid, self.gid)
         table.call("setresuid", self.uid, self.uid, self.uid)
 
@@ -189,7 +190,11 @@ class SetIds(InitStep):
         return [f"--gid={self.gid}", f"--groups={groups}", f"--uid={self.uid}"]
 
     def hint(self, errno: int) -> str:
-        return "the id is not mapped in the container's user namespace" if errno == EINVAL else ""
+        hints = {
+            EINVAL: "the id is not mapped in the container's user namespace",
+            EPERM: "supplementary groups need a range in /etc/subgid: see coracle doctor" if self.denied else "",
+        }
+        return hints.get(errno, "")
 
 
 class Capabilities(InitStep):
@@ -289,7 +294,9 @@ class SecurityLabel(InitStep):
         os.set_inheritable(proc, True)
         apparmor = self.kind == "apparmor"
         text = os.fsencode(f"exec {self.label}" if apparmor else self.label)
-        table.call("openat", proc, b"self/attr/apparmor/exec" if apparmor else b"self/attr/exec", os.O_WRONLY, save=True)
+        table.call(
+            "openat", proc, b"self/attr/apparmor/exec" if apparmor else b"self/attr/exec", os.O_WRONLY, save=True
+        )
         table.call("write", SAVED, Pointer(text), len(text))
         table.call("close", SAVED)
         table.call("close", proc)

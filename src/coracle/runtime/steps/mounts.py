@@ -29,7 +29,9 @@ def open_target(root: int, destination: str, directory: bool) -> int:
     parent = mount.make_directories(root, os.path.dirname(destination))
     try:
         name = os.path.basename(destination)
-        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644, dir_fd=parent))
+        os.close(
+            os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644, dir_fd=parent)
+        )
     except FileExistsError:  # a dangling link: fall through to the refusal below
         pass
     finally:

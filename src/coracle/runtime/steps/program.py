@@ -211,5 +211,3 @@ class CloseDescriptors(Step):
 
     def shell(self) -> list[str]:
         return []
-
-

@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+
 class Preopen(Step):
     """Open what a later mount step needs, in the engine: the child's root user may not reach it by path."""
 

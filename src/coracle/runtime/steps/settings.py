@@ -11,9 +11,7 @@ from coracle.linux.terminal import filesystem_magic
 from coracle.step import CHILD, ENTER, Step, World
 
 PROC_SUPER_MAGIC = 0x9FA0
-_RESOLVE = (
-    mount.RESOLVE_BENEATH | mount.RESOLVE_NO_XDEV | mount.RESOLVE_NO_MAGICLINKS | mount.RESOLVE_NO_SYMLINKS
-)
+_RESOLVE = mount.RESOLVE_BENEATH | mount.RESOLVE_NO_XDEV | mount.RESOLVE_NO_MAGICLINKS | mount.RESOLVE_NO_SYMLINKS
 
 
 class PrivateProc(Step):
