@@ -7,7 +7,7 @@ path uses (design of the start path in docs/decisions/0002-raw-syscalls.md).
 from __future__ import annotations
 
 import os
-from _json import encode_basestring_ascii, make_scanner  # type: ignore[import-not-found]
+from _json import encode_basestring_ascii, make_scanner
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
 
 from coracle.errors import ContentError
@@ -33,7 +33,7 @@ class _Grammar:
         raise ValueError(f"{name} is not JSON")
 
 
-_scan = make_scanner(_Grammar)
+_scan = make_scanner(_Grammar)  # type: ignore[arg-type]
 
 
 def loads(text: str | bytes, name: str = "JSON") -> Any:

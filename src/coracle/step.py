@@ -99,7 +99,7 @@ class Step:
         return {name: getattr(self, name) for name in names if name != "cause" and hasattr(self, name)}
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.fields() == other.fields()  # type: ignore[attr-defined]
+        return type(self) is type(other) and self.fields() == other.fields()
 
     def __hash__(self) -> int:
         return hash((type(self), repr(self.fields())))

@@ -12,7 +12,7 @@ Numbers: arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/uni
 from __future__ import annotations
 
 import os
-from _ctypes import (  # type: ignore[attr-defined]
+from _ctypes import (
     FUNCFLAG_CDECL,
     FUNCFLAG_USE_ERRNO,
     CFuncPtr,
@@ -30,25 +30,25 @@ if TYPE_CHECKING:
     Argument = int | None | bytes | Any
 
 
-class _Long(_SimpleCData):  # type: ignore[misc,valid-type]
+class _Long(_SimpleCData):  # type: ignore[type-arg]
     _type_ = "l"
 
 
-class _Pointer(_SimpleCData):  # type: ignore[misc,valid-type]
+class _Pointer(_SimpleCData):  # type: ignore[type-arg]
     _type_ = "P"
 
 
-class _Char(_SimpleCData):  # type: ignore[misc,valid-type]
+class _Char(_SimpleCData):  # type: ignore[type-arg]
     _type_ = "c"
 
 
-class _SyscallFunction(CFuncPtr):  # type: ignore[misc,valid-type]
+class _SyscallFunction(CFuncPtr):
     _flags_ = FUNCFLAG_CDECL | FUNCFLAG_USE_ERRNO
     _restype_ = _Long
     _argtypes_ = (_Long,) + (_Pointer,) * 6
 
 
-_syscall = _SyscallFunction(dlsym(dlopen(None, 0), "syscall"))
+_syscall = _SyscallFunction(dlsym(dlopen(None, 0), "syscall"))  # type: ignore[arg-type]
 
 MACHINE = os.uname().machine
 
