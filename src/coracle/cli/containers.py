@@ -56,16 +56,23 @@ _TABLES = {
         "coracle ps [OPTIONS]",
         "List containers",
     ),
-    "logs": ((_flag("follow", "f", "Go on until the container ends"),), "coracle logs [OPTIONS] CONTAINER", "Show what a container wrote"),
+    "logs": (
+        (_flag("follow", "f", "Go on until the container ends"),),
+        "coracle logs [OPTIONS] CONTAINER",
+        "Show what a container wrote",
+    ),
     "stop": ((_TIME, _SIGNAL), "coracle stop [OPTIONS] CONTAINER...", "Stop containers: signal, wait, kill"),
     "kill": ((_SIGNAL,), "coracle kill [OPTIONS] CONTAINER...", "Send a signal (default KILL) to containers"),
     "wait": ((), "coracle wait CONTAINER...", "Wait until containers end and print their exit codes"),
     "rm": (
-        (_flag("force", "f", "Kill running containers first; missing ones are fine"), _flag("all", "a", "Remove all containers")),
+        (
+            _flag("force", "f", "Kill running containers first; missing ones are fine"),
+            _flag("all", "a", "Remove all containers"),
+        ),
         "coracle rm [OPTIONS] CONTAINER...",
         "Remove containers",
     ),
-}  # fmt: skip
+}
 
 
 def _parse(name: str, argv: Sequence[str], least: int = 1) -> tuple[Options, list[str]] | None:

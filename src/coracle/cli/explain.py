@@ -24,7 +24,9 @@ def _form(text: str) -> str:
     return text
 
 
-TABLE = Table((("", (Option("as", "", VALUE, _form, "prose", "form", "How to print the plan: prose, shell or json"),)),))
+TABLE = Table(
+    (("", (Option("as", "", VALUE, _form, "prose", "form", "How to print the plan: prose, shell or json"),)),)
+)
 
 
 def explain(argv: list[str]) -> int:

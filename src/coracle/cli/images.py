@@ -32,8 +32,12 @@ def _flag(name: str, short: str, line: str) -> Option:
 
 _HELP = _flag("help", "", "Print usage")
 _QUIET = _flag("quiet", "q", "Only show ids")
-_INPUT = Option("input", "i", VALUE, values.non_empty, "", "file", "Read from a file or directory instead of standard input")
-_OUTPUT = Option("output", "o", VALUE, values.non_empty, "", "path", "Write to a file or directory instead of standard output")
+_INPUT = Option(
+    "input", "i", VALUE, values.non_empty, "", "file", "Read from a file or directory instead of standard input"
+)
+_OUTPUT = Option(
+    "output", "o", VALUE, values.non_empty, "", "path", "Write to a file or directory instead of standard output"
+)
 _TABLES: dict[str, tuple[tuple[Option, ...], str, str]] = {
     "images": (
         (
@@ -45,25 +49,29 @@ _TABLES: dict[str, tuple[tuple[Option, ...], str, str]] = {
         "coracle images [OPTIONS] [NAME]",
         "List images",
     ),
-    "rmi": ((_flag("force", "f", "Remove all names, and from under containers"),), "coracle rmi [OPTIONS] IMAGE...", "Remove images"),
+    "rmi": (
+        (_flag("force", "f", "Remove all names, and from under containers"),),
+        "coracle rmi [OPTIONS] IMAGE...",
+        "Remove images",
+    ),
     "tag": ((), "coracle tag IMAGE NAME[:TAG]...", "Give an image another name"),
     "import": (
         (
-            Option("change", "c", LIST, values.non_empty, [], "instruction", "Apply a Dockerfile instruction such as CMD"),
+            Option("change", "c", LIST, values.non_empty, [], "instruction", "Apply a Dockerfile instruction"),
             Option("message", "m", VALUE, values.text, "", "text", "Message for the image's history"),
             Option("platform", "", VALUE, values.text, "", "os/arch", "Platform of the image"),
         ),
         "coracle import [OPTIONS] FILE|- [NAME[:TAG]]",
         "Make an image from a root file system's tar archive",
     ),
-    "load": ((_INPUT, _QUIET), "coracle load [OPTIONS]", "Load images from a docker-archive, oci-archive or OCI layout directory"),
+    "load": ((_INPUT, _QUIET), "coracle load [OPTIONS]", "Load images from an archive or an OCI layout directory"),
     "save": (
         (_OUTPUT, Option("format", "", VALUE, values.choice(*_FORMATS), _FORMATS[0], "form", ", ".join(_FORMATS))),
         "coracle save [OPTIONS] IMAGE...",
         "Write images to an archive or OCI layout",
     ),
     "export": ((_OUTPUT,), "coracle export [OPTIONS] CONTAINER", "Write a container's file system as a tar archive"),
-}  # fmt: skip
+}
 
 
 def _parse(name: str, argv: Sequence[str], least: int, most: int = 1 << 30) -> tuple[Options, list[str]] | None:
@@ -121,7 +129,14 @@ def _matches(row: store.Image, name: str) -> bool:
 
 def _document(row: store.Image) -> dict[str, Any]:
     name = row.reference.familiar() if row.reference else ""
-    return {"id": row.id, "name": name, "digest": row.digest, "created": row.created, "size": row.size, "labels": row.labels}
+    return {
+        "id": row.id,
+        "name": name,
+        "digest": row.digest,
+        "created": row.created,
+        "size": row.size,
+        "labels": row.labels,
+    }
 
 
 def _images_table(rows: Sequence[store.Image], options: Options) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 import _socket
+import os
 
 from coracle.cli.main import complain
 from coracle.errors import CoracleError

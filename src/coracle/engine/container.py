@@ -29,20 +29,20 @@ _HEX = frozenset("0123456789abcdef")
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 
 # Two lists of everyday words: a name that can be said over the phone.
-_ADJECTIVES = (
-    "amber bold brave breezy bright brisk calm clear clever coral crisp deep eager early easy fair fast fine "
-    "fleet fond free fresh gentle glad golden good grand green happy hardy honest jolly keen kind late light "
-    "lively long lucky merry mild misty neat nimble noble old open plain proud pure quick quiet ready rich rosy "
-    "round salty sandy silent silver sleek slow smooth snug soft solid spry steady still sunny sure sweet swift "
-    "tall tidy true warm wide wild windy wise young"
-).split()
-_NOUNS = (
-    "anchor bank barge bay beach boat bow buoy canoe cape cliff cloud coast cove creek crew current delta dinghy "
-    "dock dune estuary ferry fjord fleet foam fog galley gale gull harbour heron hull inlet island jetty kayak "
-    "keel ketch lagoon lake launch ledge lock marina mast oar ocean otter paddle pier pike pond port puffin "
-    "quay raft rapids reed reef ridge river rope rudder sail salmon sandbar seal shell shoal shore skiff "
-    "sloop sound spray stern strait stream surf swan tern tide trout wave weir wharf whale wind yacht"
-).split()
+_ADJECTIVES = """
+amber bold brave breezy bright brisk calm clear clever coral crisp deep eager early easy fair fast fine fleet
+fond free fresh gentle glad golden good grand green happy hardy honest jolly keen kind late light lively long
+lucky merry mild misty neat nimble noble old open plain proud pure quick quiet ready rich rosy round salty
+sandy silent silver sleek slow smooth snug soft solid spry steady still sunny sure sweet swift tall tidy true
+warm wide wild windy wise young
+""".split()  # noqa: SIM905 - a list of a hundred quoted words reads worse
+_NOUNS = """
+anchor bank barge bay beach boat bow buoy canoe cape cliff cloud coast cove creek crew current delta dinghy
+dock dune estuary ferry fjord fleet foam fog galley gale gull harbour heron hull inlet island jetty kayak keel
+ketch lagoon lake launch ledge lock marina mast oar ocean otter paddle pier pike pond port puffin quay raft
+rapids reed reef ridge river rope rudder sail salmon sandbar seal shell shoal shore skiff sloop sound spray
+stern strait stream surf swan tern tide trout wave weir wharf whale wind yacht
+""".split()  # noqa: SIM905 - a list of a hundred quoted words reads worse
 
 
 class Container:

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from coracle.engine.options import RunOptions
     from coracle.engine.rootless import Maps
+    from coracle.image.ready import ReadyImage
     from coracle.linux.cgroup.group import Cgroup
     from coracle.linux.seccomp import Program
-    from coracle.image.ready import ReadyImage
     from coracle.paths import Paths
     from coracle.record import Lock
     from coracle.runtime.steps.rootfs import Root
@@ -38,8 +38,8 @@ _ETC = ("hosts", "hostname", "resolv.conf")
 class Draft:
     """One container as it will be.
 
-    ``security`` is the choice of a seccomp profile; ``files`` are the contents of files in the container's directory; ``image`` the image's name
-    as given and its id; ``lower`` the directories below its own layer.
+    ``security`` is the choice of a seccomp profile; ``files`` are the contents of files in the
+    container's directory; ``image`` the image's name as given and its id; ``lower`` the directories below its own layer.
     """
 
     __slots__ = (

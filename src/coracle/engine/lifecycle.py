@@ -66,9 +66,6 @@ def sweep(paths: Paths) -> None:
 
 def _remove_unborn(container: Container) -> None:
     """A directory without a record: being made right now (its lock is held) or left by a kill -9."""
-    if container.is_monitored() or not os.path.isdir(container.run_directory):
-        if container.is_monitored():
-            return
     lock = Lock(f"{container.run_directory}/lock")
     try:
         if not lock.acquire(wait=False):
@@ -197,5 +194,3 @@ def delete(container: Container, force: bool = False) -> None:
         stop(container, 0, SIGKILL)
     if os.path.isdir(container.directory):
         remove(container)
-
-

@@ -29,13 +29,10 @@ def read_log(container: Container, follow: bool = False) -> Iterator[tuple[str, 
 
 
 def _records(path: str) -> Iterator[tuple[str, str]]:
-    try:
-        file = open(path, "rb")
-    except FileNotFoundError:
-        return
-    with file:
-        for line in file:
-            yield from _record(line)
+    if os.path.exists(path):
+        with open(path, "rb") as file:
+            for line in file:
+                yield from _record(line)
 
 
 def _record(line: bytes) -> Iterator[tuple[str, str]]:

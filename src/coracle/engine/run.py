@@ -20,10 +20,9 @@ from coracle.step import Plan, World
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
     from collections.abc import Callable
     from typing import Any
-
-    import _socket
 
     from coracle.engine.rootless import Maps
     from coracle.step import Step
@@ -87,9 +86,7 @@ def _directories(plan: Draft) -> list[str]:
     return ["rootfs"]
 
 
-def start(
-    plan: Draft, paths: Paths, link: _socket.socket, warn: Callable[[str], None], maps: Maps | None
-) -> str:
+def start(plan: Draft, paths: Paths, link: _socket.socket, warn: Callable[[str], None], maps: Maps | None) -> str:
     """Do the whole plan and open the gate; the container's id."""
     world = World(warn)
     world.values["state"] = lambda: _hook_state(plan, paths, world)

@@ -172,7 +172,9 @@ class WriteFile(Step):
             fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, self.mode)
         except FileExistsError:
             self.exclusive = False  # not ours to remove
-            raise ConflictError(f"the file {self.path} exists", f"remove it, or give another with {self.cause}") from None
+            raise ConflictError(
+                f"the file {self.path} exists", f"remove it, or give another with {self.cause}"
+            ) from None
         os.write(fd, self.data)
         os.close(fd)
 

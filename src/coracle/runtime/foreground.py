@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import select
-from _signal import SIG_DFL, set_wakeup_fd, signal
+from _signal import SIG_DFL, set_wakeup_fd, signal  # type: ignore[import-not-found]
 
 from coracle.linux import launcher
 from coracle.linux.process import send_signal

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import select
-from _signal import SIG_DFL, signal
+from _signal import SIG_DFL, signal  # type: ignore[import-not-found]
 from errno import EPIPE
 from time import monotonic
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import _socket
 import os
 import select
-
-import _socket
 
 from coracle.errors import ConflictError, CoracleError, KernelError
 from coracle.linux import process as processes_of

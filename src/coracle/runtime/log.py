@@ -9,7 +9,7 @@ becomes ``<log>.1`` and so on, so that a chatty container cannot fill the disk.
 from __future__ import annotations
 
 import os
-from _json import encode_basestring_ascii  # type: ignore[import-not-found]
+from _json import encode_basestring_ascii
 from time import gmtime, strftime, time_ns
 
 PARTIAL = 16384

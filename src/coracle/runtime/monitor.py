@@ -16,13 +16,12 @@ All links are SOCK_SEQPACKET; the first byte of a packet is its kind:
 
 from __future__ import annotations
 
+import _socket
 import os
 import select
-from _signal import pidfd_send_signal
+from _signal import pidfd_send_signal  # type: ignore[import-not-found]
 from errno import EAGAIN, EPIPE
 from struct import pack, unpack
-
-import _socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -157,7 +156,7 @@ class Monitor:
         for fd in (*self.sources, self.input):
             if fd >= 0:
                 os.set_blocking(fd, False)
-        for fd in (*self.sources, self.pidfd, self.worker):
+        for fd in (*self.sources, self.pidfd, self.worker.fileno()):
             self.poll.register(fd, select.POLLIN)
         if self.client is not None:
             self.poll.register(self.client, select.POLLIN)

@@ -8,11 +8,10 @@ reports on the same socket; end of file before "ready" means that the child died
 
 from __future__ import annotations
 
+import _socket
 import os
 import sys
 from struct import calcsize, pack, unpack_from
-
-import _socket
 
 from coracle.errors import CannotExecuteError, CommandNotFoundError, CoracleError, KernelError
 from coracle.linux import launcher, namespace
@@ -243,7 +242,7 @@ def _do(steps: list[Step], plan: Plan, world: World, link: _socket.socket) -> No
 
 def _clone_again(plan: Plan, link: _socket.socket) -> None:
     """After joining, one more clone: the caller's children, not the caller, are in the joined pid namespace."""
-    pid, pidfd = namespace.clone(plan.flags | namespace.CLONE_PARENT)
+    pid, _pidfd = namespace.clone(plan.flags | namespace.CLONE_PARENT)
     if pid == 0:
         _await_go(link)
         return

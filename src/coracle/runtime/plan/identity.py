@@ -169,7 +169,7 @@ def _credentials(request: Request) -> list[Step]:
 
 
 def _setgroups_denied(request: Request) -> bool:
-    """Whether the user namespace will forbid setgroups(2): the one that is there, or one of a single id made by a user."""
+    """Whether the user namespace will forbid setgroups(2): the one that is there, or a user's of a single id."""
     if not request.inside and any(
         entry["type"] == "user" and not entry.get("path") for entry in request.linux("namespaces", [])
     ):

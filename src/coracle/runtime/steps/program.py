@@ -52,12 +52,11 @@ class StandardFiles(Step):
                 return
             os.dup2(null, fd)
             os.close(null)
-        elif self.terminal or S_ISFIFO(info.st_mode) or S_ISSOCK(info.st_mode):
-            if info.st_uid != self.uid:
-                try:
-                    os.fchown(fd, self.uid, -1)
-                except OSError:  # an unmapped owner, or a file of somebody else
-                    pass
+        elif info.st_uid != self.uid and (self.terminal or S_ISFIFO(info.st_mode) or S_ISSOCK(info.st_mode)):
+            try:
+                os.fchown(fd, self.uid, -1)
+            except OSError:  # an unmapped owner, or a file of somebody else
+                pass
 
     def prose(self) -> str:
         what = "the terminal" if self.terminal else "what the caller gave"
