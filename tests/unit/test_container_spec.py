@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from coracle.engine.container_spec import ContainerSpec, Device, Host, build, host_name, labels, shared_namespaces
+from coracle.engine.container_spec.causes import _PATHS as PATHS
+from coracle.engine.container_spec.causes import cause_of, causes
 from coracle.engine.container_spec.isolation import MASKED, READ_ONLY
 from coracle.engine.options import RUN, RunOptions, parse_run
 from coracle.engine.user import User
@@ -655,6 +657,56 @@ def test_defaults_without_a_command_line() -> None:
     assert (
         result.config["process"]["args"] == ["x"] and result.config["linux"]["resources"]["memory"]["limit"] == 64 << 20
     )
+
+
+# -- causes ---------------------------------------------------------------------------------------
+
+
+def test_causes_in_the_words_of_the_user(tmp_path: Path) -> None:
+    argv = [
+        *(
+            "-m",
+            "64m",
+            "-v",
+            f"{tmp_path}:/a/b",
+            "--tmpfs=/t",
+            "--ulimit",
+            "nofile=5",
+            "--cap-drop",
+            "ALL",
+            "--cap-add=CHOWN",
+        ),
+        *("--device", "/dev/null:/dev/nil", "--sysctl", "kernel.msgmax=9", "-u", "app", "--security-opt", "seccomp=/p"),
+        *("--mount", f"type=bind,src={tmp_path},dst=/m", "--pids-limit", "5", "--shm-size", "1m"),
+    ]
+    options, _ = parse_run([*argv, "image"])
+    found = build(options, {"Cmd": ["x"]}, identifier=ID, arguments=[], user=User(), host=Machine()).config
+    known = causes(options, found)
+    places = {mount["destination"]: f"mounts[{index}]" for index, mount in enumerate(found["mounts"])}
+    for path, words in {
+        "linux.resources.memory.limit": "-m 64m",
+        "linux.resources.memory.swap": "-m 64m",
+        "linux.resources.pids.limit": "--pids-limit 5",
+        places["/a/b"]: f"-v {tmp_path}:/a/b",
+        places["/m"]: f"--mount type=bind,src={tmp_path},dst=/m",
+        places["/t"]: "--tmpfs /t",
+        places["/dev/shm"]: "--shm-size 1m",
+        places["/proc"]: places["/proc"],  # nobody asked for it: it is always there
+        "process.rlimits[0]": "--ulimit nofile=5",
+        "process.capabilities.bounding": "--cap-add CHOWN --cap-drop ALL",
+        "process.user.umask": "-u app",
+        "linux.devices[0].path": "--device /dev/null:/dev/nil",
+        "linux.sysctl.kernel.msgmax": "--sysctl kernel.msgmax=9",
+        "linux.sysctl.net.ipv4.ping_group_range": "linux.sysctl.net.ipv4.ping_group_range",
+        "linux.seccomp": "--security-opt seccomp=/p",
+        "linux.cgroupsPath": "linux.cgroupsPath",
+    }.items():
+        assert cause_of(path, known) == words
+
+
+def test_causes_know_real_fields_and_paths() -> None:
+    fields = {option.field for option in RUN.long.values()}
+    assert set(PATHS) <= fields
 
 
 # -- the real machine -----------------------------------------------------------------------------
