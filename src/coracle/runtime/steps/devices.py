@@ -85,6 +85,7 @@ class MakeDevice(Step):
         try:
             tree = mount.clone_tree(mount.AT_FDCWD, self.path)
             try:
+                mount.set_attributes(tree, set_=mount.ATTR_RDONLY)  # the node is the host's: no chmod(2) through it
                 os.close(
                     os.open(name, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=directory)
                 )

@@ -51,6 +51,8 @@ class Mask(Step):
                 cover = empty_directory()
             else:
                 cover = mount.clone_tree(world.fds["null"], "")
+                # It is the host's own node: read-only, or chmod(2) in the container would change it there.
+                mount.set_attributes(cover, set_=mount.ATTR_RDONLY)
             mount.attach(cover, target)
             mount.set_attributes(cover, propagation=mount.MS_PRIVATE)
             os.close(cover)
@@ -64,7 +66,7 @@ class Mask(Step):
         point = in_root(self.path)
         return [
             f"if [ -d {point} ]; then mount -t tmpfs -o ro,nr_blocks=1,nr_inodes=1 tmpfs {point};"
-            f" elif [ -e {point} ]; then mount --bind /dev/null {point}; mount --make-private {point}; fi"
+            f" elif [ -e {point} ]; then mount --bind -o ro /dev/null {point}; mount --make-private {point}; fi"
         ]
 
 
