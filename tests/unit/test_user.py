@@ -371,11 +371,21 @@ def _random_entry(place: Path, what: str, random: Random) -> None:
         )
 
 
+def _open_patiently(tree: int, path: str) -> int:
+    """openat2(2), again while EAGAIN: ".." could not be judged because somebody renamed or mounted something meanwhile."""
+    for _ in range(1000):
+        try:
+            return mount.openat2(tree, path, os.O_RDONLY | os.O_NONBLOCK)
+        except BlockingIOError:
+            continue
+    raise AssertionError("this machine renames and mounts all the time")
+
+
 def _by_kernel(layers: list[str], path: str) -> bytes | str | None:
     """Read ``path`` through a real overlay mount, confined to it as a container is."""
     tree = mount.overlay(layers)
     try:
-        fd = mount.openat2(tree, path, os.O_RDONLY | os.O_NONBLOCK)
+        fd = _open_patiently(tree, path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
