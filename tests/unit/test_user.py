@@ -372,7 +372,7 @@ def _random_entry(place: Path, what: str, random: Random) -> None:
 
 
 def _open_patiently(tree: int, path: str) -> int:
-    """openat2(2), again while EAGAIN: ".." could not be judged because somebody renamed or mounted something meanwhile."""
+    """openat2(2), again while EAGAIN: ".." cannot be judged while somebody renames or mounts something."""
     for _ in range(1000):
         try:
             return mount.openat2(tree, path, os.O_RDONLY | os.O_NONBLOCK)
