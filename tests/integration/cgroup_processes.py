@@ -27,6 +27,16 @@ def needs(*controllers):
     return pytest.mark.skipif(bool(missing), reason=f"cgroup v1 {' '.join(missing)} is not mounted here")
 
 
+def needs_unified(*controllers):
+    """Skip where version 2 does not have a controller."""
+    try:
+        with open(f"{HIERARCHIES.mounts['unified']}/cgroup.controllers") as text:
+            missing = sorted(set(controllers).difference(text.read().split()))
+    except KeyError:
+        missing = list(controllers)
+    return pytest.mark.skipif(bool(missing), reason=f"cgroup v2 has no {' '.join(missing)} controller here")
+
+
 class Groups:
     """Makes groups below /coracle-test-PID and, at the end, kills and removes them."""
 
@@ -34,14 +44,14 @@ class Groups:
         self.made: list[Cgroup] = []
         self.children: list[int] = []
 
-    def new(self, *only: str, create: bool = True, required=()) -> Cgroup:
+    def new(self, *only: str, create: bool = True) -> Cgroup:
         """A new group, in the hierarchies ``only`` or in all."""
         group = Cgroup(f"/coracle-test-{os.getpid()}/{len(self.made)}", detect())
         if only:
             group.restrict(only)
         self.made.append(group)
         if create:
-            group.create(required)
+            group.create()
         return group
 
     def child(self, group: Cgroup, action) -> int:

@@ -8,21 +8,34 @@ import select
 import time
 
 import pytest
-from cgroup_processes import HIERARCHIES, forever, groups, legacy, needs, root, unified  # noqa: F401
+from cgroup_processes import (  # noqa: F401  (groups is a fixture)
+    HIERARCHIES,
+    forever,
+    groups,
+    legacy,
+    needs,
+    needs_unified,
+    root,
+    unified,
+)
 
 from coracle.errors import CoracleError, KernelError, UnsupportedError
 from coracle.linux.cgroup import files
+from coracle.linux.cgroup.group import Cgroup
 from coracle.linux.cgroup.oom import OomWatch
-from coracle.linux.cgroup.settings import settings, unified_controllers
 
 pytestmark = [pytest.mark.root, root]
 MIB = 1 << 20
+SERVED = Cgroup("/coracle-test", HIERARCHIES).controllers()
+memory_somewhere = pytest.mark.skipif("memory" not in SERVED, reason="no memory controller here")
 
 
 def apply(group, resources, updating=False):
     """Make the settings; returns the warnings."""
     warnings: list[str] = []
-    for item in settings(resources, group.controllers(), group.read if updating else None):
+    wanted = group.limits(resources, updating)
+    group.enable()
+    for item in wanted:
         item.apply(group.directories, warnings.append)
     return warnings
 
@@ -57,6 +70,83 @@ def test_v1_values_read_back(groups) -> None:  # noqa: F811
         ("pids", "pids.max"): 20,
     }
     assert {key: int(group.read(*key)) for key in expected} == expected
+
+
+@needs_unified("memory", "cpu", "cpuset", "pids", "io")
+def test_v2_values_read_back(groups) -> None:  # noqa: F811
+    group = groups.new()
+    resources = {
+        "memory": {"limit": 64 * MIB, "swap": 64 * MIB, "reservation": 32 * MIB},
+        "cpu": {"shares": 512, "quota": 50000, "period": 200000, "burst": 1000, "cpus": "0", "mems": "0"},
+        "pids": {"limit": 20},
+        "blockIO": {"weight": 300},
+        "unified": {"memory.high": str(48 * MIB), "cgroup.max.depth": "3"},
+    }
+    apply(group, resources)
+    expected = {
+        "memory.max": str(64 * MIB),
+        "memory.low": str(32 * MIB),
+        "memory.high": str(48 * MIB),
+        "cpu.weight": "59",
+        "cpu.max": "50000 200000",
+        "cpu.max.burst": "1000",
+        "cpuset.cpus": "0",
+        "cpuset.mems": "0",
+        "pids.max": "20",
+        "cgroup.max.depth": "3",
+    }
+    if os.path.exists(f"{group.directories['unified']}/memory.swap.max"):
+        expected["memory.swap.max"] = "0"
+    assert {name: group.read("unified", name).strip() for name in expected} == expected
+
+
+@needs_unified("memory", "cpu")
+def test_v2_updates(groups) -> None:  # noqa: F811
+    group = groups.new()
+
+    def now(name):
+        return group.read("unified", name).strip()
+
+    apply(group, {"cpu": {"quota": 50000, "period": 100000, "burst": 40000}})
+    apply(group, {"cpu": {"quota": 20000, "burst": 10000}}, updating=True)
+    assert (now("cpu.max"), now("cpu.max.burst")) == ("20000 100000", "10000")
+    apply(group, {"cpu": {"period": 40000}}, updating=True)
+    assert now("cpu.max") == "20000 40000"
+    apply(group, {"cpu": {"quota": -1}}, updating=True)
+    assert now("cpu.max") == "max 40000"
+    apply(group, {"cpu": {"shares": 2, "idle": 1}}, updating=True)
+    assert (now("cpu.weight"), now("cpu.idle")) == ("0", "1")
+    apply(group, {"cpu": {"shares": 1024, "idle": 0}}, updating=True)
+    assert (now("cpu.weight"), now("cpu.idle")) == ("100", "0")
+    apply(group, {"memory": {"limit": 64 * MIB}}, updating=True)
+    assert now("memory.max") == str(64 * MIB)
+
+    def hold() -> int:
+        memory = mmap.mmap(-1, 20 * MIB, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory.write(b"x" * len(memory))
+        return forever()
+
+    groups.child(group, hold)
+    deadline = time.monotonic() + 5
+    while int(now("memory.current")) < 20 * MIB and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with pytest.raises(CoracleError, match=r"memory.limit: 10485760 is not above the \d+ bytes in use"):
+        apply(group, {"memory": {"limit": 10 * MIB, "checkBeforeUpdate": True}}, updating=True)
+    assert now("memory.max") == str(64 * MIB)
+    apply(group, {"memory": {"limit": -1}}, updating=True)
+    assert now("memory.max") == "max"
+
+
+@needs_unified("memory", "pids")
+def test_v2_parent_with_processes_is_explained(groups) -> None:  # noqa: F811
+    """The "no internal processes" rule: a group with processes cannot pass controllers on."""
+    parent = groups.new()
+    groups.child(parent, forever)
+    child = parent.below("x")
+    child.limits({"memory": {"limit": MIB}})
+    with pytest.raises(KernelError, match=r"enable the memory controller in .*: move them to a child group"):
+        child.create()
+    assert not child.exists()
 
 
 @needs("memory")
@@ -95,7 +185,7 @@ def test_cpu_updates_against_the_parents_bandwidth(groups) -> None:  # noqa: F81
         child.delete()
 
 
-@needs("memory")
+@memory_somewhere
 def test_memory_limit_kills_and_the_watch_wakes(groups) -> None:  # noqa: F811
     group = groups.new()
     apply(group, {"memory": {"limit": 20 * MIB, "swap": 20 * MIB}})
@@ -119,7 +209,7 @@ def test_memory_limit_kills_and_the_watch_wakes(groups) -> None:  # noqa: F811
     assert usage["usage"] == 0
 
 
-@needs("memory")
+@memory_somewhere
 def test_usage_in_statistics(groups) -> None:  # noqa: F811
     group = groups.new()
     apply(group, {"memory": {"limit": 100 * MIB}, "pids": {"limit": 7}})
@@ -144,6 +234,7 @@ def test_usage_in_statistics(groups) -> None:  # noqa: F811
         assert set(data["cpu"]["psi"]["some"]) == {"avg10", "avg60", "avg300", "total"}
 
 
+@pytest.mark.skipif("pids" not in SERVED, reason="no pids controller here")
 def test_pids_limit(groups) -> None:  # noqa: F811
     group = groups.new()
     apply(group, {"pids": {"limit": 1}})
@@ -158,7 +249,7 @@ def test_pids_limit(groups) -> None:  # noqa: F811
     assert groups.run(group, fork) == 7
 
 
-@needs("cpuset")
+@pytest.mark.skipif("cpuset" not in SERVED, reason="no cpuset controller here")
 def test_cpuset_and_its_refusals(groups) -> None:  # noqa: F811
     group = groups.new()
     apply(group, {"cpu": {"cpus": "0"}})
@@ -219,6 +310,27 @@ def test_kernel_memory_limit_is_set_or_warned_about(groups) -> None:  # noqa: F8
     assert enforced == (not warnings)
 
 
+@needs("net_cls", "net_prio")
+def test_network_classes(groups) -> None:  # noqa: F811
+    group = groups.new()
+    apply(group, {"network": {"classID": 1048577, "priorities": [{"name": "lo", "priority": 5}]}})
+    assert int(group.read("net_cls", "net_cls.classid")) == 1048577
+    assert "lo 5" in group.read("net_prio", "net_prio.ifpriomap").splitlines()
+    with pytest.raises(KernelError, match="interface must exist"):
+        apply(group, {"network": {"priorities": [{"name": "nonsense0", "priority": 5}]}})
+
+
+@needs("hugetlb")
+def test_v1_hugetlb(groups) -> None:  # noqa: F811
+    group = groups.new("hugetlb")
+    assert apply(group, {"hugepageLimits": [{"pageSize": "2MB", "limit": 4 * MIB}]}) == []
+    assert int(group.read("hugetlb", "hugetlb.2MB.limit_in_bytes")) == 4 * MIB
+    assert group.read("hugetlb", "hugetlb.2MB.rsvd.limit_in_bytes") in ("", f"{4 * MIB}\n")
+    assert group.stats()["hugetlb"]["2MB"] == {"usage": 0, "max": 0, "failcnt": 0}
+    with pytest.raises(UnsupportedError, match=r"hugetlb.7MB.limit_in_bytes .*no pages of that size"):
+        apply(group, {"hugepageLimits": [{"pageSize": "7MB", "limit": 4 * MIB}]})
+
+
 @legacy
 def test_controller_that_is_not_mounted_fails_clearly(groups) -> None:  # noqa: F811
     group = groups.new("pids")
@@ -237,9 +349,9 @@ def test_hybrid_uses_a_controller_that_only_v2_has(groups) -> None:  # noqa: F81
     was_enabled = "hugetlb" in files.read(f"{top}/cgroup.subtree_control").split()
     size = next((name for name in ("2MB", "1GB", "64KB")), "")
     group = groups.new(create=False)
-    wanted = settings({"hugepageLimits": [{"pageSize": size, "limit": 4 * MIB}]}, group.controllers())
+    wanted = group.limits({"hugepageLimits": [{"pageSize": size, "limit": 4 * MIB}]})
     try:
-        group.create(unified_controllers(wanted))
+        group.create()
         for item in wanted:
             item.apply(group.directories, pytest.fail)
         assert int(group.read("unified", f"hugetlb.{size}.max")) == 4 * MIB

@@ -15,7 +15,6 @@ from coracle.errors import ConflictError, KernelError, SpecError
 from coracle.linux.cgroup import delegation
 from coracle.linux.cgroup.group import Cgroup
 from coracle.linux.cgroup.hierarchy import Hierarchies
-from coracle.linux.cgroup.settings import settings
 
 LEGACY = ("cpu,cpuacct", "cpuset", "memory", "freezer", "pids")
 
@@ -248,8 +247,9 @@ def test_v2_controllers_are_enabled_down_to_the_parent(v2) -> None:
         "cpuacct": "unified",
         "freezer": "unified",
     }
-    wanted = settings({"memory": {"limit": 64}, "blockIO": {"weight": 100}}, group.controllers())
-    group.create(["memory", "io"])
+    wanted = group.limits({"memory": {"limit": 64}, "blockIO": {"weight": 100}})
+    assert group.required == {"memory", "io"}
+    group.create()
     assert [path for path, _ in v2.written] == ["cgroup/cgroup.subtree_control", "cgroup/a/cgroup.subtree_control"]
     assert (v2.unified / "a/b/cgroup.subtree_control").read_text() == ""
     for item in wanted:
@@ -257,15 +257,17 @@ def test_v2_controllers_are_enabled_down_to_the_parent(v2) -> None:
     assert (v2.unified / "a/b/memory.max").read_text() == "64\n"
     assert (v2.unified / "a/b/io.weight").read_text() == "910\n"
     v2.written.clear()
-    Cgroup("/a/c", v2.hierarchies()).create(["memory"])
+    Cgroup("/a/c", v2.hierarchies()).create()
     assert v2.written == []  # all there already
 
 
 def test_v2_parent_with_processes(v2) -> None:
     os.mkdir(v2.unified / "a")
     (v2.unified / "a/cgroup.procs").write_text("7\n")
+    limited = Cgroup("/a/b", v2.hierarchies())
+    limited.limits({"memory": {"limit": 64}})
     with pytest.raises(KernelError, match=r"enable the memory controller in .*processes in .*/a itself forbid it"):
-        Cgroup("/a/b", v2.hierarchies()).create(["memory"])
+        limited.create()
     Cgroup("/a/b", v2.hierarchies()).create()  # nothing required: as good as it gets
 
 
@@ -277,7 +279,17 @@ def test_hybrid_enables_only_what_is_required(hybrid) -> None:
     assert (hybrid.unified / "cgroup.subtree_control").read_text() == ""
     group.delete()
     again = Cgroup("/a", hybrid.hierarchies())
-    again.create(["hugetlb", "cgroup", "device program"])
+    again.limits({"hugepageLimits": [{"pageSize": "2MB", "limit": 1}], "unified": {"cgroup.max.depth": "1"}})
+    again.create()
+    assert (hybrid.unified / "cgroup.subtree_control").read_text() == "hugetlb"
+
+
+def test_an_update_may_need_another_controller(hybrid) -> None:
+    group = Cgroup("/a", hybrid.hierarchies())
+    group.create()
+    found = Cgroup.from_record(group.record())
+    found.limits({"hugepageLimits": [{"pageSize": "2MB", "limit": 1}]}, updating=True)
+    found.enable()
     assert (hybrid.unified / "cgroup.subtree_control").read_text() == "hugetlb"
 
 
@@ -312,7 +324,7 @@ def test_shell_makes_and_removes_the_same(kind, request) -> None:
 
 
 def test_shell_passes_controllers_on(v2) -> None:
-    lines = Cgroup("/a/b", v2.hierarchies()).create_shell(["memory"])
+    lines = Cgroup("/a/b", v2.hierarchies()).create_shell()
     assert lines[0] == f"mkdir -p {v2.unified}/a/b"
     assert f"echo +memory > {v2.unified}/cgroup.subtree_control" in lines
     assert f"echo +memory > {v2.unified}/a/cgroup.subtree_control" in lines

@@ -81,13 +81,14 @@ def limits(group: Cgroup, resources: dict[str, Any], updating: bool = False) -> 
     Device rules are completed by the standard ones, without which no container could use /dev/null
     and no device of ``linux.devices`` could be made, as runc and crun do.
     """
-    from coracle.linux.cgroup.settings import settings
-
     if rules := resources.get("devices"):
         from coracle.linux.cgroup.devices import STANDARD
 
         resources = {**resources, "devices": [*rules, *(rule for rule in STANDARD if rule not in rules)]}
-    return settings(resources, group.controllers(), group.read if updating else None)
+    wanted = group.limits(resources, updating)
+    if updating:
+        group.enable()  # what is limited for the first time may need another controller of cgroup v2
+    return wanted
 
 
 def mounts(group: Cgroup, namespaced: bool) -> list[Hierarchy]:

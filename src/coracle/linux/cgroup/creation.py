@@ -11,7 +11,7 @@ from coracle.linux.shell import quote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Iterable
 
     from coracle.linux.cgroup.group import Cgroup
 
@@ -117,19 +117,19 @@ def available(group: Cgroup) -> list[str]:
     return names
 
 
-def _wanted(group: Cgroup, required: Collection[str]) -> tuple[set[str], set[str]]:
+def _wanted(group: Cgroup) -> tuple[set[str], set[str]]:
     """(controllers that must be enabled, those and the ones good to have)"""
-    names = set(required) - _NOT_CONTROLLERS
+    names = group.required - _NOT_CONTROLLERS
     return names, names | (set(available(group)) if group.kind == "v2" else set())
 
 
-def enable_controllers(group: Cgroup, required: Collection[str]) -> None:
+def enable_controllers(group: Cgroup) -> None:
     """Pass controllers on, from the top of the version 2 mount to the group's parent.
 
-    In hybrid mode only what is ``required``: a controller in use on version 2 can no longer be
+    In hybrid mode only what is required: a controller in use on version 2 can no longer be
     mounted as version 1 by somebody else.
     """
-    must, wanted = _wanted(group, required)
+    must, wanted = _wanted(group)
     if not wanted:
         return
     for directory in [group.tops[UNIFIED], *_levels(group, UNIFIED)[:-1]]:
@@ -158,7 +158,7 @@ def _enable_each(control: str, names: list[str]) -> None:
             raise KernelError(code, f"enable the {name} controller in", control, hints.get(code, "")) from error
 
 
-def shell(group: Cgroup, required: Collection[str]) -> list[str]:
+def shell(group: Cgroup) -> list[str]:
     """Making the group as shell lines."""
     lines = [f"mkdir -p {quote(directory)}" for directory in group.unique().values()]
     if "cpuset" in group.directories:
@@ -168,6 +168,6 @@ def shell(group: Cgroup, required: Collection[str]) -> list[str]:
                 lines.append(f"grep -q . {own} || cat {above} > {own}")
     if UNIFIED in group.directories:
         parents = [group.tops[UNIFIED], *_levels(group, UNIFIED)[:-1]]
-        for name in sorted(_wanted(group, required)[1]):
+        for name in sorted(_wanted(group)[1]):
             lines += [f"echo +{name} > {quote(parent + '/cgroup.subtree_control')}" for parent in parents]
     return lines

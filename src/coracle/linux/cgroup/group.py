@@ -20,10 +20,11 @@ from coracle.linux.cgroup.hierarchy import UNIFIED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
     from typing import Any
 
     from coracle.linux.cgroup.hierarchy import Hierarchies
+    from coracle.linux.cgroup.settings import Setting
 
 _SIGKILL = 9
 
@@ -36,9 +37,10 @@ class Cgroup:
                      removes these and no others.  Known after :meth:`prepare`, so that it can be
                      recorded before anything exists.
     ``tops``         hierarchy name → mount point
+    ``required``     the version 2 controllers that its limits need, see :meth:`limits`
     """
 
-    __slots__ = ("directories", "kind", "made", "path", "tops")
+    __slots__ = ("directories", "kind", "made", "path", "required", "tops")
 
     def __init__(self, path: str, hierarchies: Hierarchies) -> None:
         """The group ``path``: absolute ones are below each mount, relative ones below our own group.
@@ -50,6 +52,7 @@ class Cgroup:
         self.path = _checked(path)
         self.kind = hierarchies.kind
         self.made: list[str] | None = None
+        self.required: set[str] = set()
         self.tops = dict(hierarchies.mounts)
         self.directories: dict[str, str] = {}
         for name, mount in hierarchies.mounts.items():
@@ -83,6 +86,7 @@ class Cgroup:
         group.directories = dict(data["directories"])
         group.tops = dict(data["tops"])
         group.made = data["made"]
+        group.required = set()
         return group
 
     def below(self, path: str) -> Cgroup:
@@ -91,7 +95,7 @@ class Cgroup:
         relative = _checked(path)
         child.path = f"{self.path}/{relative}"
         child.directories = {name: f"{directory}/{relative}" for name, directory in self.directories.items()}
-        child.kind, child.tops, child.made = self.kind, self.tops, None
+        child.kind, child.tops, child.made, child.required = self.kind, self.tops, None, set()
         return child
 
     def restrict(self, names: Collection[str]) -> None:
@@ -143,12 +147,10 @@ class Cgroup:
             self.made = creation.absent_directories(self)
         return self.made
 
-    def create(self, required: Collection[str] = ()) -> None:
+    def create(self) -> None:
         """Make the group in every hierarchy, ready for processes; on failure nothing is left behind.
 
-        ``required`` are the version 2 controllers that must be there (``settings.unified_controllers``);
-        where version 2 is alone all others available are enabled too.  A group that exists
-        already is used if it is empty, and not deleted later.
+        A group that exists already is used if it is empty, and not deleted later.
         :raises ConflictError: if it has processes, or it or a parent is frozen (joining would hang).
         :raises KernelError: if the kernel refuses.
         """
@@ -160,8 +162,7 @@ class Cgroup:
                     creation.refuse_occupied(directory)
             creation.make_directories(self, planned, self.made)
             creation.inherit_cpuset(self)
-            if UNIFIED in self.directories:
-                creation.enable_controllers(self, required)
+            self.enable()
             creation.refuse_frozen(self)
         except BaseException as failure:
             self._abandon()
@@ -170,15 +171,40 @@ class Cgroup:
                 raise KernelError(code, "make control group", path) from failure
             raise
 
+    def enable(self) -> None:
+        """Have version 2 provide the controllers :attr:`required`, and all others where it is alone.
+
+        Part of :meth:`create`; a running group needs it when an update limits something new.
+        :raises KernelError: for a required one.
+        """
+        if UNIFIED in self.directories:
+            creation.enable_controllers(self)
+
     def _abandon(self) -> None:
         try:
             self.delete(0.2)
         except CoracleError:
             pass  # the failure that led here says more
 
-    def create_shell(self, required: Collection[str] = ()) -> list[str]:
+    def create_shell(self) -> list[str]:
         """What :meth:`create` does, as shell lines."""
-        return creation.shell(self, required)
+        return creation.shell(self)
+
+    # -- limits
+
+    def limits(
+        self, resources: Mapping[str, Any], updating: bool = False, missing: list[Setting] | None = None
+    ) -> list[Setting]:
+        """The writes that ``resources`` asks of this group (:func:`~coracle.linux.cgroup.settings.settings`).
+
+        Takes note of the version 2 controllers they need, so call it before :meth:`create`, or, when
+        ``updating`` a running group, :meth:`enable` after it.
+        """
+        from coracle.linux.cgroup.settings import settings, unified_controllers
+
+        wanted = settings(resources, self.controllers(), self.read if updating else None, missing)
+        self.required |= unified_controllers(wanted)
+        return wanted
 
     # -- processes
 

@@ -233,7 +233,7 @@ def _part(resources: Mapping[str, Any], section: str) -> Any:
 
 
 def unified_controllers(wanted: Iterable[Setting]) -> set[str]:
-    """The version 2 controllers that these settings write to, for ``Cgroup.create()``."""
+    """The version 2 controllers that these settings write to."""
     return {setting.file.partition(".")[0] for setting in wanted if setting.hierarchy == "unified"}
 
 

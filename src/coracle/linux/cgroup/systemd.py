@@ -21,7 +21,7 @@ from coracle.linux.shell import command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
     from typing import Any
 
     from coracle.linux.cgroup.hierarchy import Hierarchies
@@ -191,7 +191,7 @@ class ScopeGroup(Cgroup):
         group.properties = []
         return group
 
-    def create(self, required: Collection[str] = ()) -> None:
+    def create(self) -> None:
         """Start the unit, then make what systemd leaves out: version 1 hierarchies that it does not manage.
 
         :raises ConflictError: if the unit exists already.
@@ -208,8 +208,7 @@ class ScopeGroup(Cgroup):
         try:
             creation.make_directories(self, planned, self.made)
             creation.inherit_cpuset(self)
-            if UNIFIED in self.directories:
-                creation.enable_controllers(self, required)
+            self.enable()
         except BaseException:
             self._abandon()
             raise
@@ -243,10 +242,10 @@ class ScopeGroup(Cgroup):
         stop(self.user, self.unit, timeout)
         super().delete(timeout)
 
-    def create_shell(self, required: Collection[str] = ()) -> list[str]:
+    def create_shell(self) -> list[str]:
         options = ["--user"] if self.user else []
         start = command("systemd-run", *options, "--scope", f"--unit={self.unit}", f"--slice={self.slice}")
-        return [f"{start} -p Delegate=yes sleep 60 &", *super().create_shell(required)]
+        return [f"{start} -p Delegate=yes sleep 60 &", *super().create_shell()]
 
     def delete_shell(self) -> list[str]:
         stopping = command("systemctl", *(["--user"] if self.user else []), "stop", self.unit)
