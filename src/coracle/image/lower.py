@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _ABSENT = (ENOENT, ENOTDIR, ELOOP)
+_MAX_CACHED = 4096  # directories
 
 
 class Lower:
@@ -26,6 +27,7 @@ class Lower:
 
     def __init__(self, directories: Sequence[str] = ()) -> None:
         self.directories = list(directories)
+        self._cache: dict[bytes, list[str]] = {}
 
     def find(self, path: bytes) -> int | None:
         """An O_PATH descriptor of what shows at ``path``, to be closed by the caller, or None."""
@@ -60,10 +62,7 @@ class Lower:
 
     def _find(self, path: bytes, merged: bool) -> list[int]:
         """Descriptors of ``path`` in the layers that show it: the first one, or with ``merged`` all that merge."""
-        live = self.directories
-        parts = path.split(b"/") if path else []
-        for count in range(len(parts)):
-            live = self._descend(live, b"/".join(parts[:count]))
+        live = self._live(path.rpartition(b"/")[0]) if path else self.directories
         found: list[int] = []
         for directory in live:
             fd = _open(directory, path)
@@ -77,6 +76,19 @@ class Lower:
             if not merged or not S_ISDIR(info.st_mode) or (path and is_opaque(f"/proc/self/fd/{fd}")):
                 break
         return found
+
+    def _live(self, directory: bytes) -> list[str]:
+        """The layers in which the directory shows; cached, as one path after another asks for the same."""
+        missing = []
+        while directory and directory not in self._cache:
+            missing.append(directory)
+            directory = directory.rpartition(b"/")[0]
+        live = self._cache[directory] if directory else self._descend(self.directories, b"")
+        if len(self._cache) > _MAX_CACHED:
+            self._cache.clear()
+        for prefix in reversed(missing):
+            live = self._cache[prefix] = self._descend(live, prefix)
+        return live
 
     def _descend(self, live: Sequence[str], prefix: bytes) -> list[str]:
         """Of the layers ``live``, those whose directory ``prefix`` shows."""

@@ -191,7 +191,7 @@ def parse_descriptor(value: object, where: str) -> Descriptor:
 class Manifest:
     """An image manifest: one config and its layers, lowest first."""
 
-    __slots__ = ("annotations", "config", "document", "layers", "media_type")
+    __slots__ = ("config", "document", "layers", "media_type")
 
     def __init__(self, document: dict[str, Any], media_type: str) -> None:
         self.document = document
@@ -203,7 +203,6 @@ class Manifest:
         if len(layers) > MAX_LAYERS:
             raise ContentError(f"the manifest has {len(layers)} layers, overlayfs stacks at most {MAX_LAYERS}")
         self.layers = [parse_descriptor(layer, f"manifest layers[{number}]") for number, layer in enumerate(layers)]
-        self.annotations: dict[str, Any] = document.get("annotations") or {}
 
     def check_runnable(self) -> None:
         """:raises ContentError: if this is no container image; :raises UnsupportedError: for layers we cannot read."""
@@ -246,6 +245,8 @@ def parse(data: bytes, media_type: str = "") -> Manifest | Index:
     if version != 2:
         raise ContentError(f"manifest schemaVersion is {version!r:.100}, expected 2")
     stated = document.get("mediaType") or media_type
+    if not isinstance(stated, str):
+        raise ContentError("manifest mediaType is not a string")
     if media_type and stated != media_type:
         raise ContentError(f"the manifest says it is {stated!r:.100}, its descriptor says {media_type!r:.100}")
     is_index = "manifests" in document

@@ -13,6 +13,7 @@ DEFAULT_TAG = "latest"
 _OFFICIAL = "library/"
 _MAX_NAME = 255
 _MAX_TAG = 128
+_MAX_TEXT = 1024  # name, tag and the longest digest fit with room to spare
 
 _DIGITS = frozenset("0123456789")
 _LOWER = frozenset("abcdefghijklmnopqrstuvwxyz") | _DIGITS
@@ -81,6 +82,8 @@ def parse(text: str) -> Reference:
 
     :raises UsageError: naming the part that breaks the grammar.
     """
+    if len(text) > _MAX_TEXT:
+        raise _wrong(text, f"it is longer than {_MAX_TEXT} characters")
     name, at, digest = text.partition("@")
     if at and not is_digest(digest):
         raise _wrong(text, f"{digest!r} is not a digest such as sha256:<64 hexadecimal digits>")

@@ -233,6 +233,8 @@ def _libarchive_xattr(key: bytes, value: bytes) -> tuple[bytes, bytes]:
     from urllib.parse import unquote_to_bytes
 
     try:
-        return unquote_to_bytes(key[len(_LIBARCHIVE_XATTR) :]), b64decode(value + b"=" * (-len(value) % 4))
+        return unquote_to_bytes(key[len(_LIBARCHIVE_XATTR) :]), b64decode(
+            value + b"=" * (-len(value) % 4), validate=True
+        )
     except ValueError as error:
         raise ContentError(f"an extended tar header has a damaged attribute: {error}") from None

@@ -133,14 +133,16 @@ class Reader:
 
     # -- the stream
 
-    def _more(self) -> None:
+    def _fill(self) -> bool:
+        """Get the next piece; False at the end.  What the pieces raise, a decompressor's complaint, passes through."""
         self._base += len(self._data)
         self._at = 0
-        self._data = b""
-        try:
-            self._data = next(self._pieces)
-        except StopIteration:
-            raise _truncated() from None
+        self._data = next(self._pieces, b"")
+        return bool(self._data)
+
+    def _more(self) -> None:
+        if not self._fill():
+            raise _truncated()
 
     def _take(self, count: int) -> bytes:
         """Exactly ``count`` bytes."""
@@ -175,21 +177,15 @@ class Reader:
     def _skip_padding(self) -> bool:
         """False if the archive ends right here, as some writers leave it."""
         padding, self._padding = self._padding, 0
-        if self._at == len(self._data):
-            try:
-                self._more()
-            except ContentError:
-                return False
+        if self._at == len(self._data) and not self._fill():
+            return False
         self._skip(padding)
         return True
 
     def _block(self) -> bytes | None:
         """The next header block, or None at the end of the file."""
-        if self._at == len(self._data):
-            try:
-                self._more()
-            except ContentError:
-                return None
+        if self._at == len(self._data) and not self._fill():
+            return None
         return self._take(BLOCK)
 
     # -- headers
