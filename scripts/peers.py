@@ -8,8 +8,8 @@ What they need here and why:
 - *cgroupfs*: the systemd cgroup driver needs systemd; `--cgroup-manager cgroupfs` and native.cgroupdriver do not.
 - *no firewall*: dockerd runs with --iptables=false and --bridge=none, so only `--network none` and `host` work.
 - *subuid*: `--userns=auto` takes ranges of a user "containers" that Debian does not set up; the enclosure sees one.
-- *runtimes*: podman takes crun's word for JSON errors and `--cgroups=disabled` by the base name of the runtime; the
-  lists in containers.conf say the same of coracle-oci.
+- *runtimes*: podman asks for JSON errors and allows `--cgroups=disabled` by the runtime's name; containers.conf gives
+  a runtime outside of $PATH its name and says the same of coracle-oci as of crun.
 
 Stores are on the enclosure's tmpfs: the disk would dominate every measurement.
 """
@@ -39,7 +39,8 @@ default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 runtime_supports_json = ["crun", "runc", "coracle-oci"]
-runtime_supports_nocgroups = ["crun", "coracle-oci"]
+runtime_supports_nocgroup = ["crun", "coracle-oci"]  # the manual page says "nocgroups", the code reads this
+[engine.runtimes]
 """
 
 # From the work tree; -I -S, for the hot path needs neither site-packages nor the user's PYTHON* variables.
@@ -85,10 +86,11 @@ class Podman:
 
     def __init__(self, place: Enclosure, runtime: str | Path = "crun") -> None:
         self.place = place
-        self.runtime = runtime
+        self.runtime = Path(runtime).name
         self._store = place.directory / "podman"
         (place.seen / "podman").mkdir(exist_ok=True)
-        (place.seen / "podman/containers.conf").write_text(_CONTAINERS_CONF)
+        named = f'{self.runtime} = ["{runtime}"]\n' if Path(runtime).is_absolute() else ""
+        (place.seen / f"podman/{self.runtime}.conf").write_text(_CONTAINERS_CONF + named)
         for name in ("subuid", "subgid"):
             self._add_containers_range(Path("/etc") / name)
 
@@ -104,7 +106,7 @@ class Podman:
         return ["podman", *store, "--storage-driver=overlay", f"--runtime={self.runtime}", *arguments]
 
     def environment(self) -> dict[str, str]:
-        return {"CONTAINERS_CONF": f"{self._store}/containers.conf", "HOME": "/root"}
+        return {"CONTAINERS_CONF": f"{self._store}/{self.runtime}.conf", "HOME": "/root"}
 
     def run(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         return self.place.run(self.argv(*arguments), env=self.environment(), **({"timeout": 90} | options))

@@ -104,6 +104,10 @@ class Side:
         text = re.sub(r"\b[0-9a-f]{64}\b", "ID", text)
         text = re.sub(r"\b[0-9a-f]{12}\b", "SHORTID", text)
         text = re.sub(r'time="[^"]*"', "TIME", text)
+        # Two differences are meant: with hybrid cgroups coracle shows the cgroup2 hierarchy too, and makes the tmpfs
+        # above the hierarchies as read-only as config.json asks, which crun and runc do not.
+        text = re.sub(r"^/sys/fs/cgroup/unified.*\n?", "", text, flags=re.MULTILINE)
+        text = text.replace("/sys/fs/cgroup rw,", "/sys/fs/cgroup ro,")
         return "\n".join(sorted(text.splitlines())) if len(text) < 20000 else text
 
 
