@@ -38,6 +38,7 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     """Run one command; its exit code.  Deliberate errors are one line on standard error."""
     arguments = sys.argv[1:] if argv is None else argv
+    keep_standard_files()
     try:
         return _dispatch(arguments)
     except CoracleError as error:
@@ -48,6 +49,16 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads; nothing more to flush there
         return 141
+
+
+def keep_standard_files() -> None:
+    """Open what the caller has closed: no socket of ours may get a standard file's number."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number, which is fd
+            setattr(sys, name, os.fdopen(fd, "w" if fd else "r"))
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
+from coracle.cli.main import keep_standard_files
 from coracle.cli.oci_options import COMMANDS, GLOBAL, check_choice, number, parse
 from coracle.cli.oci_report import Report, write
 from coracle.errors import CoracleError, UsageError
@@ -58,6 +59,7 @@ def default_root() -> str:
 def main(words: Sequence[str] | None = None) -> int:
     """Run ``words``, or the process's own command line; the exit code."""
     words = sys.argv[1:] if words is None else words
+    keep_standard_files()
     report = Report()
     failure = FAILURE
     try:
