@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import _socket
 import os
 import select
-from _signal import SIG_IGN, set_wakeup_fd, signal
+from _signal import SIG_IGN, set_wakeup_fd, signal  # type: ignore[import-not-found]
 from struct import pack
-
-import _socket
 
 from coracle.errors import CoracleError
 from coracle.record import loads

@@ -39,7 +39,8 @@ class Draft:
     """One container as it will be.
 
     ``security`` is the choice of a seccomp profile; ``files`` are the contents of files in the
-    container's directory; ``image`` the image's name as given and its id; ``lower`` the directories below its own layer.
+    container's directory; ``image`` the image's name as given and its id; ``lower`` the
+    directories below its own layer.
     """
 
     __slots__ = (

@@ -24,10 +24,9 @@ from coracle.step import World
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
     from collections.abc import Callable, Sequence
     from typing import Any
-
-    import _socket
 
     from coracle.engine.options import Options
 
@@ -135,7 +134,7 @@ def _process(options: Options, arguments: list[str], first: dict[str, Any], pid:
         process["cwd"] = os.path.normpath(os.path.join(first["cwd"], options.workdir))
     if options.privileged:
         everything = capability.names(capability.own().bounding)
-        process["capabilities"] = {kind: everything for kind in ("bounding", "effective", "permitted")}
+        process["capabilities"] = dict.fromkeys(("bounding", "effective", "permitted"), everything)
     return process
 
 

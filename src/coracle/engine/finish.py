@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 
-from coracle.engine.container import Container
+from coracle.engine.container import Container, release_name
 from coracle.engine.removal import remove_directories, remove_group
-from coracle.engine.container import release_name
 from coracle.linux.namespace import setns
 from coracle.paths import Paths
 from coracle.runtime.state import now

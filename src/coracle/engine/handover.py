@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import _socket
+import marshal
+import os
 
 from coracle.errors import CoracleError
 from coracle.record import dumps
@@ -70,7 +70,7 @@ def hand_over(link: _socket.socket, task: dict[str, Any], descriptors: list[int]
     :raises CoracleError: if the monitor is gone.
     """
     kept = files.collect()
-    send_with_descriptors(link, HAND_OVER + dumps(task).encode(), [*descriptors, *kept])
+    send_with_descriptors(link, HAND_OVER + marshal.dumps(task), [*descriptors, *kept])
     if link.recv(16) != HAND_OVER:
         raise CoracleError("the container's monitor died")
     for fd in kept:

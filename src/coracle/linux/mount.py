@@ -68,15 +68,22 @@ RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
 O_PATH = os.O_PATH
+EAGAIN = 11
+_PATIENCE = 1000
 
 
 def openat2(directory: int, path: str | bytes, flags: int, resolve: int = RESOLVE_IN_ROOT, mode: int = 0) -> int:
     """Open ``path`` below ``directory`` under ``resolve`` rules; close-on-exec.  :raises OSError:"""
     name = os.fsencode(path) or b"."
-    try:
-        return syscall("openat2", directory, name, pack("QQQ", flags | os.O_CLOEXEC, mode, resolve), 24)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, os.fsdecode(path)) from None
+    how = pack("QQQ", flags | os.O_CLOEXEC, mode, resolve)
+    for _ in range(_PATIENCE):
+        try:
+            return syscall("openat2", directory, name, how, 24)
+        except OSError as error:
+            # EAGAIN: something was renamed or mounted while ".." was resolved (openat2(2))
+            if error.errno != EAGAIN:
+                raise OSError(error.errno, error.strerror, os.fsdecode(path)) from None
+    raise OSError(EAGAIN, os.strerror(EAGAIN), os.fsdecode(path))
 
 
 def filesystem(kind: str, options: Iterable[Option] = (), attributes: int = 0) -> int:

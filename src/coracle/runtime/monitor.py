@@ -9,7 +9,7 @@ makes the container's first process the monitor's child (CLONE_PARENT).  Three p
 
 All links are SOCK_SEQPACKET; the first byte of a packet is its kind:
 
-    worker → monitor    H hand-over: a record and descriptors     C code: nothing to monitor, exit
+    worker → monitor    H hand-over: a record (marshal) and descriptors     C code: nothing to monitor, exit
     monitor → client    1, 2 output   A attached (with options)   X code: the end
     client → monitor    0 input (empty: end of file)   R rows, columns   S signal number
 """
@@ -20,14 +20,15 @@ import _socket
 import os
 import select
 from _signal import pidfd_send_signal  # type: ignore[import-not-found]
-from errno import EAGAIN, EPIPE
-from struct import pack, unpack
+from _struct import pack, unpack
+from marshal import loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+EAGAIN, EPIPE = 11, 32  # every import here stays in memory for each container
 INPUT, STDOUT, STDERR = b"0", b"1", b"2"
 ATTACHED, EXIT, RESIZE, SIGNAL = b"A", b"X", b"R", b"S"
 HAND_OVER, CODE = b"H", b"C"
@@ -70,8 +71,6 @@ def _oversee(client: _socket.socket, worker: _socket.socket) -> None:
     if not packet.startswith(HAND_OVER):
         send(client, EXIT + (packet[1:2] or b"\x7d"))
         return
-    from coracle.record import loads
-
     task = loads(packet[1:])
     monitor = Monitor(client, worker, task, descriptors)
     _release_standard_files()
@@ -165,22 +164,26 @@ class Monitor:
         """Until the container has ended and its output is drained; its exit code."""
         ended = False
         while not ended:
-            for fd, _event in self.poll.poll():
+            for fd, event in self.poll.poll():
                 if fd == self.pidfd:
                     ended = True
-                elif fd in self.sources:
-                    self._read_output(fd)
-                elif self.client is not None and fd == self.client.fileno():
-                    self._read_client()
-                elif fd == self.input:
-                    self._write_input()
-                elif fd == self.worker.fileno():
-                    self._dismiss_worker()
+                else:
+                    self._serve_one(fd, event)
             self._flush_client()
         self._drain()
         code = self._reap()
         self._finish(code)
         return code
+
+    def _serve_one(self, fd: int, event: int) -> None:
+        if fd == self.input and event & ~select.POLLIN:  # a terminal's master is input and output in one
+            self._write_input()
+        if fd in self.sources and event & (select.POLLIN | select.POLLHUP | select.POLLERR):
+            self._read_output(fd)
+        elif self.client is not None and fd == self.client.fileno():
+            self._read_client()
+        elif fd == self.worker.fileno():
+            self._dismiss_worker()
 
     def _read_output(self, fd: int) -> bool:
         """Move what there is; False at end of file."""
