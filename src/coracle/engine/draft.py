@@ -104,6 +104,8 @@ def draft(
     result.options = options
     if options.name:
         check_name(options.name)
+    if options.pull in ("always", "newer"):
+        raise UsageError(f"--pull {options.pull} is not supported yet: there is no registry client")
     result.image, result.arguments = image_and_command(options, rest)
     _choose_image(result, paths, maps)
     _make_config(result, paths, warn, maps)
@@ -160,13 +162,18 @@ def _make_config(result: Draft, paths: Paths, warn: Callable[[str], None], maps:
     options = result.options
     host = container_spec.Host()
     directory = paths.container(result.identifier)
-    etc = {f"/etc/{name}": f"{directory}/{name}" for name in _ETC if not (name == "hosts" and options.no_hosts)}
+    left_out = {"hosts": options.no_hosts, "hostname": options.no_hostname}
+    etc = {f"/etc/{name}": f"{directory}/{name}" for name in _ETC if not left_out.get(name)}
+    passwd, found_user = _resolve_user(result)
+    own_passwd = etc_files.passwd(passwd, found_user, options.workdir or "/") if options.passwd else None
+    if own_passwd is not None:
+        etc["/etc/passwd"] = f"{directory}/passwd"
     built = container_spec.build(
         options,
         result.image_config,
         identifier=result.identifier,
         arguments=result.arguments,
-        user=_resolve_user(result),
+        user=found_user,
         host=host,
         rootless=maps is not None,
         id_map=_triples(maps),
@@ -188,6 +195,8 @@ def _make_config(result: Draft, paths: Paths, warn: Callable[[str], None], maps:
     if result.image == HOST:
         result.config["linux"].setdefault("maskedPaths", []).extend([paths.root, paths.run])
     result.files = _etc_files(options, built.hostname)
+    if own_passwd is not None:
+        result.files["passwd"] = own_passwd
 
 
 def _triples(maps: Maps | None) -> Any:
@@ -196,11 +205,12 @@ def _triples(maps: Maps | None) -> Any:
     return tuple([(m.inside, m.outside, m.size) for m in lines] for lines in maps)
 
 
-def _resolve_user(result: Draft) -> user.User:
+def _resolve_user(result: Draft) -> tuple[bytes | None, user.User]:
+    """The container's /etc/passwd, and the user that the options or the image name in it."""
     wanted = result.options.user or str(result.image_config.get("User") or "")
     passwd = user.read_in_layers(result.lower, "/etc/passwd")
     group = user.read_in_layers(result.lower, "/etc/group")
-    return user.resolve(wanted, result.options.group_add, passwd, group)
+    return passwd, user.resolve(wanted, result.options.group_add, passwd, group)
 
 
 def _joined(options: RunOptions, paths: Paths) -> dict[str, str]:

@@ -97,6 +97,7 @@ def _start(
         "interactive": options.interactive,
         "log": "",
         "userns": False,
+        "timeout": 0,
         "finish": "",
     }
     try:

@@ -142,6 +142,7 @@ def _record(plan: Draft, paths: Paths, child: Child, world: World, maps: Maps | 
         "terminal": options.tty,
         "interactive": options.interactive,
         "labels": dict(options.label),
+        "exposed": options.expose,
         "stop_signal": options.stop_signal or str(plan.image_config.get("StopSignal") or ""),
         "stop_timeout": options.stop_timeout,
         "maps": [[str(line) for line in lines] for lines in maps] if maps else None,
@@ -173,5 +174,6 @@ def _task(plan: Draft, paths: Paths, child: Child, maps: Maps | None) -> dict[st
         "log_files": options.log_opt.get("max-file", LOG_FILES),
         "userns": maps is not None,
         "remove": options.remove,
+        "timeout": options.timeout,
         "finish": "coracle.engine.finish",
     }

@@ -22,12 +22,14 @@ import select
 from _signal import pidfd_send_signal  # type: ignore[import-not-found]
 from _struct import pack, unpack
 from marshal import loads
+from time import monotonic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+SIGKILL = 9
 EAGAIN, EPIPE = 11, 32  # every import here stays in memory for each container
 INPUT, STDOUT, STDERR = b"0", b"1", b"2"
 ATTACHED, EXIT, RESIZE, SIGNAL = b"A", b"X", b"R", b"S"
@@ -163,8 +165,15 @@ class Monitor:
     def serve(self) -> int:
         """Until the container has ended and its output is drained; its exit code."""
         ended = False
+        left = self.task["timeout"] * 1000 or None
+        started = monotonic()
         while not ended:
-            for fd, event in self.poll.poll():
+            if left is not None:  # --timeout: the container has so many seconds to live
+                left = max(0, int((self.task["timeout"] + started - monotonic()) * 1000))
+                if left == 0:
+                    self._signal(SIGKILL)
+                    left = None
+            for fd, event in self.poll.poll(left):
                 if fd == self.pidfd:
                     ended = True
                 else:
