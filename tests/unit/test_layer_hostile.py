@@ -15,6 +15,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from coracle.errors import ContentError, CoracleError
+from coracle.image import compression
+from coracle.image.layer import Applied, apply
+from coracle.image.removal import remove_tree
+from coracle.image.tar_reader import Limits
 from image_archives import (
     BLOCK_DEVICE,
     CHAR,
@@ -31,11 +37,6 @@ from image_archives import (
     tar,
     tree_of,
 )
-
-from coracle.errors import ContentError, CoracleError
-from coracle.image import compression
-from coracle.image.layer import Applied, apply
-from coracle.image.tar_reader import Limits
 
 KEPT = b"not for the archive"
 
@@ -221,7 +222,7 @@ def test_the_device_that_is_a_whiteout(layer: Path, outside: Path) -> None:
 
 
 def test_attributes_that_steer_overlayfs(layer: Path, outside: Path) -> None:
-    """With a redirect, a directory of the layer would show any directory of those below; metacopy the same for files."""
+    """With a redirect, a directory would show any other of the layers below; metacopy does the same for files."""
     steering = [
         (b"SCHILY.xattr.trusted.overlay.redirect", b"/root"),
         (b"SCHILY.xattr.trusted.overlay.opaque", b"y"),
@@ -290,6 +291,7 @@ def test_very_deep_directories(layer: Path, outside: Path) -> None:
     unpack(layer, gnu_long(deep + b"f"), entry("x", b"bottom", magic=GNU))
     with pytest.raises(ContentError, match="more than Linux allows"):
         unpack(layer, gnu_long(b"d/" * 3000 + b"f"), entry("x", magic=GNU))
+    remove_tree(str(layer))  # pytest itself cannot
 
 
 def test_names_that_are_not_utf_8_and_full_of_control_characters(layer: Path, outside: Path) -> None:
@@ -376,7 +378,7 @@ def test_bomb_by_size(layer: Path, outside: Path) -> None:
 
 
 def test_too_many_entries(layer: Path, outside: Path) -> None:
-    refused(layer, *[entry("f%d" % n) for n in range(60)], problem="50 entries or more", limits=Limits(entries=50))
+    refused(layer, *[entry(f"f{n}") for n in range(60)], problem="50 entries or more", limits=Limits(entries=50))
 
 
 def test_sparse_bomb(layer: Path, outside: Path) -> None:

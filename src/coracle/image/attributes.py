@@ -71,7 +71,7 @@ class Setter:
     def own(self, target: int | bytes, uid: int, gid: int, path: bytes, parent: int | None = None) -> bool:
         """Change the owner of a descriptor, or of a name in ``parent``; False if this process cannot."""
         if not self.rights.owner:
-            if (uid, gid) not in ((0, 0), (os.geteuid(), os.getegid())):
+            if uid or gid:
                 self.note("kept as this user's own: other owners need a range of uids (subuid(5))", path)
             return False
         try:
@@ -97,18 +97,19 @@ class Setter:
             except OSError as error:  # no support in the file system, no right, or no such id here
                 self.note(f"without the attribute {show(name)} ({error.strerror})", path)
 
+    def attributes_of(self, info: os.stat_result, path: str) -> Attributes:
+        """The attributes of a file of another layer, for one of this layer to have the same."""
+        names = [os.fsencode(name) for name in os.listxattr(path)]
+        xattrs = {name: os.getxattr(path, name) for name in names if _is_kept(name)}
+        # Where all files are this user's, they stand for root's.
+        uid, gid = (info.st_uid, info.st_gid) if self.rights.owner else (0, 0)
+        return Attributes(S_IMODE(info.st_mode), uid, gid, info.st_mtime_ns, xattrs)
+
     def clear_xattrs(self, fd: int) -> None:
         """Take away what a former entry or a lower layer set, but not overlayfs's own marks."""
         for name in os.listxattr(fd):
             if _is_kept(os.fsencode(name)):
                 os.removexattr(fd, name)
-
-
-def attributes_of(info: os.stat_result, path: str) -> Attributes:
-    """The attributes of an existing file, for another to have the same."""
-    names = [os.fsencode(name) for name in os.listxattr(path)]
-    xattrs = {name: os.getxattr(path, name) for name in names if _is_kept(name)}
-    return Attributes(S_IMODE(info.st_mode), info.st_uid, info.st_gid, info.st_mtime_ns, xattrs)
 
 
 def _is_kept(name: bytes) -> bool:

@@ -18,7 +18,7 @@ from stat import S_IMODE, S_ISDIR, S_ISLNK, S_ISREG
 from typing import TYPE_CHECKING
 
 from coracle.errors import ContentError
-from coracle.image.attributes import Attributes, Setter, attributes_of
+from coracle.image.attributes import Attributes, Setter
 from coracle.image.overlay_marks import is_whiteout, make_whiteout
 from coracle.image.removal import remove_at
 from coracle.image.tar_header import show
@@ -85,7 +85,7 @@ class Tree:
             ours, theirs = os.fstat(directory.fd), os.fstat(below)
             if any(getattr(ours, field) != getattr(theirs, field) for field in ("st_mode", "st_uid", "st_gid")):
                 self.dependent = True
-                self.set_directory(directory, attributes_of(theirs, f"/proc/self/fd/{below}"), b"")
+                self.set_directory(directory, self.setter.attributes_of(theirs, f"/proc/self/fd/{below}"), b"")
         finally:
             os.close(below)
 
@@ -148,6 +148,9 @@ class Tree:
             os.close(fd)
         else:
             known = self._by_inode[info.st_ino] = Directory(fd, info.st_mtime_ns)
+            if not self.rights.override and info.st_mode & 0o300 != 0o300:  # not to be filled, as it is
+                known.mode = S_IMODE(info.st_mode)
+                os.fchmod(fd, known.mode | 0o700)
         self._open[path] = known
         return known
 
@@ -212,7 +215,7 @@ class Tree:
             try:
                 info = os.fstat(below)
                 if S_ISDIR(info.st_mode):
-                    attributes = attributes_of(info, f"/proc/self/fd/{below}")
+                    attributes = self.setter.attributes_of(info, f"/proc/self/fd/{below}")
             finally:
                 os.close(below)
         self.set_directory(directory, attributes, path)
@@ -301,7 +304,7 @@ class Tree:
         try:
             while os.sendfile(fd, reader, None, 1 << 30):
                 pass
-            self.setter.set_attributes(fd, attributes_of(info, source), path)
+            self.setter.set_attributes(fd, self.setter.attributes_of(info, source), path)
             os.utime(fd, ns=(info.st_mtime_ns, info.st_mtime_ns))
         finally:
             os.close(reader)
