@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import select
+import subprocess
 import time
 
 import pytest
@@ -283,12 +284,45 @@ def test_v1_devices_keep_the_listed_order(groups) -> None:  # noqa: F811
     assert groups.run(group, look) == 7
 
 
-@needs("blkio")
-def test_blkio_throttle_and_weights(groups) -> None:  # noqa: F811
+def disk() -> tuple[int, int, str]:
+    """Major and minor number of some disk, and its device file."""
     disks = [name for name in os.listdir("/sys/block") if name.startswith(("sd", "vd", "nvme"))]
     if not disks:
         pytest.skip("no disk to throttle here")
-    major, minor = map(int, files.read(f"/sys/block/{disks[0]}/dev").split(":"))
+    major, minor = files.read(f"/sys/block/{disks[0]}/dev").split(":")
+    return int(major), int(minor), f"/dev/{disks[0]}"
+
+
+@needs_unified("io")
+def test_v2_io_throttle_and_statistics(groups) -> None:  # noqa: F811
+    major, minor, device = disk()
+    group = groups.new()
+    throttles = {
+        "throttleReadBpsDevice": [{"major": major, "minor": minor, "rate": MIB}],
+        "throttleWriteIOPSDevice": [{"major": major, "minor": minor, "rate": 50}],
+    }
+    assert apply(group, {"blockIO": throttles}) == []
+    assert group.read("unified", "io.max").split() == f"{major}:{minor} rbps={MIB} wbps=max riops=max wiops=50".split()
+    apply(group, {"blockIO": {"throttleReadBpsDevice": [{"major": major, "minor": minor, "rate": 0}]}}, updating=True)
+    assert "rbps=max" in group.read("unified", "io.max")
+    apply(group, {"blockIO": {"weight": 300}})
+    bfq, general = (group.read("unified", name).split() for name in ("io.bfq.weight", "io.weight"))
+    assert bfq[-1:] == ["300"] if bfq else general[-1:] in ([], ["2930"])
+
+    def read_disk() -> int:
+        return 0 if len(os.read(os.open(device, os.O_RDONLY), 65536)) == 65536 else 1
+
+    assert groups.run(group, read_disk) == 0
+    entries = group.stats()["blkio"]["ioServiceBytesRecursive"]
+    values = [
+        entry["value"] for entry in entries if (entry["major"], entry["minor"], entry["op"]) == (major, minor, "Read")
+    ]
+    assert values and values[0] >= 65536
+
+
+@needs("blkio")
+def test_blkio_throttle_and_weights(groups) -> None:  # noqa: F811
+    major, minor, _ = disk()
     group = groups.new("blkio")
     throttle = [{"major": major, "minor": minor, "rate": MIB}]
     warnings = apply(group, {"blockIO": {"throttleReadBpsDevice": throttle, "weight": 300, "leafWeight": 10}})
@@ -362,6 +396,34 @@ def test_hybrid_uses_a_controller_that_only_v2_has(groups) -> None:  # noqa: F81
             for directory in (os.path.dirname(group.directories["unified"]), top):
                 if os.path.isdir(directory):
                     files.write(f"{directory}/cgroup.subtree_control", "-hugetlb")
+
+
+def test_shell_lines_do_the_same(groups) -> None:  # noqa: F811
+    """The explanation, run as a script, leaves what we leave."""
+    resources = {
+        "memory": {"limit": 64 * MIB},
+        "cpu": {"shares": 512, "quota": 50000, "cpus": "0"},
+        "pids": {"limit": 20},
+        "blockIO": {"weight": 300},
+    }
+    resources = {name: part for name, part in resources.items() if {"blockIO": "blkio"}.get(name, name) in SERVED}
+    ours, theirs = groups.new(create=False), groups.new(create=False)
+    wanted, same = ours.limits(resources), theirs.limits(resources)
+    ours.create()
+    for item in wanted:
+        item.apply(ours.directories, pytest.fail)
+    creation, deletion = theirs.create_shell(), theirs.delete_shell()
+    lines = [*creation, *(line for item in same for line in item.shell(theirs.directories))]
+    subprocess.run(["sh", "-ec", "\n".join(lines)], check=True)
+    theirs.prepare()
+    for name, directory in ours.unique().items():
+        listed = sorted(os.listdir(directory))
+        assert listed == sorted(os.listdir(theirs.directories[name]))
+        for file in listed:
+            if file in {item.file for item in wanted} or file.startswith("cpuset."):
+                assert ours.read(name, file) == theirs.read(name, file), file
+    subprocess.run(["sh", "-ec", "\n".join(deletion)], check=True)
+    assert not theirs.exists()
 
 
 def test_unreachable_values_leave_one_clear_line(groups) -> None:  # noqa: F811

@@ -398,6 +398,7 @@ def test_a_preference_without_controller_warns() -> None:
     warnings: list[str] = []
     for item in result:
         item.apply({}, warnings.append)
+        assert (item.path({}), item.shell({})) == (item.file, [])
     assert warnings == [
         "linux.resources.blockIO.weight is not enforced: this kernel has no blkio.weight",
         "linux.resources.cpu.shares is not enforced: this kernel has no cpu.shares",

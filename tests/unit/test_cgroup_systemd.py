@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from coracle.errors import SpecError
-from coracle.linux.cgroup.systemd import expand_slice, parse, properties, unit_object
+from coracle.linux.cgroup.systemd import expand_slice, parse, properties
+from coracle.linux.cgroup.systemd_bus import unit_object
 
 UNLIMITED = str((1 << 64) - 1)
 

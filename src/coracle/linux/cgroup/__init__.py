@@ -7,5 +7,5 @@ devices     device rules: writes on v1, an eBPF program (device_program) on v2
 statistics  what a group used, in the shape of ``runc events --stats``
 oom         a descriptor that wakes when the kernel kills for memory
 delegation  what a user without root may do, and giving a group to somebody
-systemd     the same group as a transient scope of systemd
+systemd     the same group as a transient scope of systemd; systemd_bus talks to it
 """

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-_HINTS = {22: "the interface must exist in the network namespace of the caller"}
+_HINTS = dict.fromkeys((19, 22), "the interface must exist in the network namespace of the caller")
 
 
 def settings(section: Mapping[str, Any], place: Place, _controllers: Mapping[str, str]) -> list[Setting]:

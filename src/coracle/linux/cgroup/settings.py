@@ -72,8 +72,9 @@ class Setting:
         self.hints = hints or {}
 
     def path(self, directories: Mapping[str, str]) -> str:
-        """The control file, given the group's directory in each hierarchy."""
-        return f"{directories[self.hierarchy]}/{self.file}"
+        """The control file, given the group's directory in each hierarchy; its bare name where there is none."""
+        directory = directories.get(self.hierarchy)
+        return f"{directory}/{self.file}" if directory else self.file
 
     def apply(self, directories: Mapping[str, str], warn: Callable[[str], None]) -> None:
         """Write the value.

@@ -2,17 +2,16 @@
 
 ``linux.cgroupsPath`` is ``slice:prefix:name`` then, as runc and crun have it, and stands for the unit
 ``prefix-name.scope`` in ``slice``.  The scope is started with Delegate=yes, so that what is below it is ours
-(https://systemd.io/CGROUP_DELEGATION).  We talk to systemd by busctl(1): a cold path that needs no D-Bus library.
+(https://systemd.io/CGROUP_DELEGATION).
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
-from time import monotonic, sleep
+from time import sleep
 
-from coracle.errors import ConflictError, CoracleError, NotFoundError, SpecError, UnsupportedError
-from coracle.linux.cgroup import creation, files, processes
+from coracle.errors import SpecError, UnsupportedError
+from coracle.linux.cgroup import creation, files, processes, systemd_bus
 from coracle.linux.cgroup.cpu import shares_to_weight
 from coracle.linux.cgroup.group import Cgroup
 from coracle.linux.cgroup.hierarchy import UNIFIED
@@ -25,12 +24,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from coracle.linux.cgroup.hierarchy import Hierarchies
+    from coracle.linux.cgroup.systemd_bus import Property
 
-    Property = tuple[str, ...]  # name, D-Bus signature, value words, as busctl(1) takes them
-
-_SERVICE, _ROOT = "org.freedesktop.systemd1", "/org/freedesktop/systemd1"
-_MANAGER = f"{_SERVICE}.Manager"
-_SECONDS = 30.0
 _UNIT_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:-_.\\@")
 _UNLIMITED = str((1 << 64) - 1)
 
@@ -73,15 +68,6 @@ def parse(path: str, identifier: str, user: bool) -> tuple[str, str]:
         raise SpecError("linux.cgroupsPath", f"{unit!r} is not the name of a unit")
     expand_slice(slice_name or usual)
     return slice_name or usual, unit
-
-
-def unit_object(unit: str) -> str:
-    """The D-Bus object path of a unit: all but ASCII letters and digits become ``_xx`` (sd_bus_path_encode(3))."""
-    escaped = "".join(
-        letter if letter.isascii() and letter.isalnum() and (index or not letter.isdigit()) else f"_{ord(letter):02x}"
-        for index, letter in enumerate(unit)
-    )
-    return f"{_ROOT}/unit/{escaped}"
 
 
 def properties(resources: Mapping[str, Any], unified: bool) -> list[Property]:
@@ -162,8 +148,7 @@ def scope(
 
 
 def _manager_group() -> str:
-    answer = _busctl(True, "get-property", _SERVICE, _ROOT, _MANAGER, "ControlGroup")
-    return answer.partition('"')[2].rpartition('"')[0]
+    return systemd_bus.manager_property(True, "ControlGroup")
 
 
 class ScopeGroup(Cgroup):
@@ -198,7 +183,7 @@ class ScopeGroup(Cgroup):
         """
         holder = _place_holder(self.directories.get(UNIFIED) or self.directories["name=systemd"])
         try:
-            _start(self.user, self.unit, self._start_properties(holder))
+            systemd_bus.start(self.user, self.unit, self._start_properties(holder))
         except BaseException:
             _dismiss(holder)
             raise
@@ -233,13 +218,11 @@ class ScopeGroup(Cgroup):
         """Tell systemd of changed limits, so that it does not put the old ones back.  :raises CoracleError:"""
         wanted = properties(resources, self.kind == "v2")
         if wanted:
-            words = [word for entry in wanted for word in entry]
-            call = ("SetUnitProperties", "sba(sv)", self.unit, "true", str(len(wanted)))
-            _busctl(self.user, "call", _SERVICE, _ROOT, _MANAGER, *call, *words)
+            systemd_bus.set_properties(self.user, self.unit, wanted)
 
     def delete(self, timeout: float = 2.0) -> None:
         """Stop the unit and remove what :meth:`create` added to it."""
-        stop(self.user, self.unit, timeout)
+        systemd_bus.stop(self.user, self.unit, timeout)
         super().delete(timeout)
 
     def create_shell(self) -> list[str]:
@@ -291,76 +274,3 @@ def _hold(directory: str) -> None:
                 break
     finally:
         os._exit(0)
-
-
-def _start(user: bool, unit: str, wanted: list[Property]) -> None:
-    """StartTransientUnit, and wait for its job.  A failed unit of the same name is cleared away first."""
-    words = [word for entry in wanted for word in entry]
-    call = ("StartTransientUnit", "ssa(sv)a(sa(sv))", unit, "fail", str(len(wanted)), *words, "0")
-    try:
-        answer = _busctl(user, "call", _SERVICE, _ROOT, _MANAGER, *call)
-    except ConflictError:
-        try:
-            _busctl(user, "call", _SERVICE, _ROOT, _MANAGER, "ResetFailedUnit", "s", unit)
-        except CoracleError:
-            pass  # it has not failed, so it runs: the second attempt says so
-        answer = _busctl(user, "call", _SERVICE, _ROOT, _MANAGER, *call)
-    _wait_for_job(user, answer.partition('"')[2].rpartition('"')[0])
-    state = _busctl(user, "get-property", _SERVICE, unit_object(unit), f"{_SERVICE}.Unit", "ActiveState")
-    if '"active"' not in state:
-        raise CoracleError(f"systemd could not start {unit}: it is {state.strip()}", f"see systemctl status {unit}")
-
-
-def _wait_for_job(user: bool, job: str) -> None:
-    """A job's object disappears when the job is done (org.freedesktop.systemd1(5))."""
-    deadline = monotonic() + _SECONDS
-    while job:
-        try:
-            _busctl(user, "get-property", _SERVICE, job, f"{_SERVICE}.Job", "State")
-        except NotFoundError:
-            return
-        if monotonic() > deadline:
-            raise CoracleError(f"systemd did not finish {job} in {_SECONDS:g} s")
-        sleep(0.01)
-
-
-def stop(user: bool, unit: str, timeout: float) -> None:
-    """Stop a unit and wait at most ``timeout`` seconds for it; one that is gone is fine."""
-    try:
-        answer = _busctl(user, "call", _SERVICE, _ROOT, _MANAGER, "StopUnit", "ss", unit, "replace")
-    except NotFoundError:
-        return
-    job = answer.partition('"')[2].rpartition('"')[0]
-    deadline = monotonic() + timeout
-    while monotonic() < deadline:
-        try:
-            _busctl(user, "get-property", _SERVICE, job, f"{_SERVICE}.Job", "State")
-        except NotFoundError:
-            return
-        sleep(0.02)
-
-
-# What busctl(1) says, in its words for the D-Bus errors → our error.
-_REFUSALS: tuple[tuple[str, type[CoracleError]], ...] = (
-    ("already loaded or has a fragment file", ConflictError),
-    ("already exists", ConflictError),
-    ("not loaded", NotFoundError),
-    ("Unknown object", NotFoundError),
-    ("No such", NotFoundError),
-)
-
-
-def _busctl(user: bool, *words: str) -> str:
-    """Run busctl(1) and return what it printed.  :raises CoracleError: one of :data:`_REFUSALS`, or general."""
-    line = ["busctl", *(["--user"] if user else []), f"--timeout={_SECONDS:g}", *words]
-    try:
-        done = subprocess.run(line, capture_output=True, text=True, timeout=_SECONDS + 5, check=False)
-    except FileNotFoundError:
-        raise UnsupportedError("busctl is not installed, the systemd driver needs it", "install systemd") from None
-    except subprocess.TimeoutExpired:
-        raise CoracleError("systemd does not answer on its bus", "use the cgroupfs driver") from None
-    if done.returncode == 0:
-        return done.stdout
-    complaint = " ".join(done.stderr.split()) or f"busctl failed with status {done.returncode}"
-    kind = next((kind for part, kind in _REFUSALS if part in complaint), CoracleError)
-    raise kind(f"systemd: {complaint}", "a user needs a login session with its own systemd" if user else "")
