@@ -225,7 +225,8 @@ def not_found(entries: Iterable[Entry], text: str) -> NotFoundError:
     wanted = text.removesuffix(":latest")
     names = {parse(entry.name).familiar().removesuffix(":latest") for entry in entries if entry.name}
     distances = sorted((_distance(wanted, name), name) for name in names)
-    near = [name for distance, name in distances if distance <= 1 + len(wanted) // 5][:3]
+    same = [name for name in sorted(names) if name.partition(":")[0] == wanted.partition(":")[0]]  # another tag
+    near = (same or [name for distance, name in distances if distance <= 1 + len(wanted) // 4])[:3]
     if near:
         return NotFoundError(f"no such image: {text}", f"did you mean {' or '.join(near)}?")
     return NotFoundError(
