@@ -49,6 +49,20 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads; nothing more to flush there
         return 141
+    except Exception as error:
+        complain(unforeseen(error))
+        return CoracleError.exit_code
+
+
+def unforeseen(error: Exception) -> str:
+    """One line about an error that nobody has put into words: a full disk, or a mistake of ours and its place."""
+    if isinstance(error, OSError) and error.strerror and isinstance(error.filename, str):
+        return f"{error.filename}: {error.strerror.lower()}"
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else "?"
+    return f"internal error: {type(error).__name__}: {error} (in {where})"
 
 
 def keep_standard_files() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import _socket
 import os
 
-from coracle.cli.main import complain
+from coracle.cli.main import complain, unforeseen
 from coracle.errors import CoracleError
 from coracle.runtime import monitor
 
@@ -36,6 +36,9 @@ def _guarded(work: Work, link: _socket.socket) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        complain(unforeseen(error))
+        return CoracleError.exit_code
 
 
 def _warn(text: str) -> None:
