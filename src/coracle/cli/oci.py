@@ -220,8 +220,6 @@ def _exec(call: Call) -> int:
     from coracle.runtime.state import Container
 
     options, identifier = call.options, call.identifier
-    if options.get("ignore-paused"):
-        call.report.warning("option --ignore-paused has no effect: a paused container refuses exec")
     own = lambda: load(Container.open(call.root, identifier).config)  # noqa: E731
     return exec_process(
         call.root,
@@ -232,6 +230,7 @@ def _exec(call: Call) -> int:
         pid_file=options.get("pid-file", ""),
         preserve_fds=number(options, "preserve-fds"),
         cgroup=options.get("cgroup", ""),
+        ignore_paused=options.get("ignore-paused", False),
         warn=call.report.warning,
     )
 

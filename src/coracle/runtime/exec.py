@@ -9,11 +9,13 @@ from coracle.linux import process as processes
 from coracle.linux.namespace import NAMESPACES, setns
 from coracle.record import load, write
 from coracle.runtime import group as groups
-from coracle.runtime.lifecycle import connect_console, seccomp_program
+from coracle.runtime.console import connect_console
+from coracle.runtime.lifecycle import seccomp_program
 from coracle.runtime.plan import identity
 from coracle.runtime.plan.request import Request
 from coracle.runtime.spawn import Child, spawn
-from coracle.runtime.state import PAUSED, RUNNING, Container
+from coracle.runtime.state import CREATED, PAUSED, RUNNING, Container
+from coracle.runtime.steps.affinity import CpuAffinity
 from coracle.runtime.steps.cgroup import JoinCgroup, OpenCgroup
 from coracle.runtime.steps.devices import Terminal
 from coracle.runtime.steps.inside import ExistingRoot, JoinProcess
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 def plan_exec(container: Container, request: Request, kinds: list[str]) -> Plan:
     """The steps of an exec: the same last moments as a start, in namespaces that exist."""
     steps: list[Step] = []
+    affinity = request.process("execCPUAffinity", {})
+    if affinity.get("initial"):
+        steps.append(CpuAffinity(affinity["initial"], True, "process.execCPUAffinity.initial"))
     if request.cgroup is not None:
         steps += [OpenCgroup(request.cgroup, "exec"), JoinCgroup(request.cgroup, "exec")]
     steps += [JoinProcess(container.pid, container.started, kinds, "exec"), ExistingRoot("exec")]
@@ -40,6 +45,8 @@ def plan_exec(container: Container, request: Request, kinds: list[str]) -> Plan:
     if request.process("terminal"):
         size = request.process("consoleSize", {})
         steps.append(Terminal(size.get("height", 0), size.get("width", 0), "process.terminal"))
+    if affinity.get("final"):
+        steps.append(CpuAffinity(affinity["final"], False, "process.execCPUAffinity.final"))
     steps += identity.enter_steps(request) + identity.init_steps(request)
     return Plan(steps, 0, join_first=True)
 
@@ -52,15 +59,16 @@ def prepare(
     seccomp: Program | None,
     preserve_fds: int = 0,
     cgroup: str = "",
+    ignore_paused: bool = False,
 ) -> Plan:
     """The plan for ``process`` in ``container``, which was made by ``config``.
 
     :raises ConflictError: if it does not run.
     """
     status = container.status()
-    if status == PAUSED:
+    if status == PAUSED and not ignore_paused:
         raise ConflictError(f"cannot exec in container {container.identifier}: it is paused")
-    if status != RUNNING and status != "created":
+    if status not in (CREATED, RUNNING, PAUSED):
         raise ConflictError(f"cannot exec in container {container.identifier}: it is {status}")
     spec = {**config, "process": process}
     group = groups.reopen(container.cgroup)
@@ -107,6 +115,7 @@ def exec_process(
     pid_file: str = "",
     preserve_fds: int = 0,
     cgroup: str = "",
+    ignore_paused: bool = False,
     warn: Callable[[str], None] = lambda _text: None,
 ) -> int:
     """Run ``process`` (runtime-spec "process") in a running container and return its exit code, or 0 if detached.
@@ -117,12 +126,8 @@ def exec_process(
     world = World(warn)
     config = load(container.config)
     seccomp = seccomp_program(config, root)
-    plan = prepare(container, config, process, warn, seccomp, preserve_fds, cgroup)
-    console = None
-    if process.get("terminal"):
-        if not console_socket:
-            raise CoracleError("process.terminal is set but there is no --console-socket to send the terminal to")
-        console = connect_console(console_socket, world)
+    plan = prepare(container, config, process, warn, seccomp, preserve_fds, cgroup, ignore_paused)
+    console = connect_console(console_socket, world) if process.get("terminal") else None
     try:
         child, gate = start_exec(plan, world)
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _socket
 import os
 import select
 
@@ -13,6 +12,7 @@ from coracle.linux.syscall import syscall
 from coracle.record import dumps, load, write
 from coracle.runtime import group as groups
 from coracle.runtime import hook
+from coracle.runtime.console import connect_console, send_listener
 from coracle.runtime.plan import Request, build
 from coracle.runtime.spawn import Child, spawn
 from coracle.runtime.state import CREATED, PAUSED, RUNNING, STOPPED, Container, now
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from coracle.linux.cgroup.group import Cgroup
     from coracle.linux.seccomp import Program
 
 SIGKILL = 9
@@ -103,11 +104,13 @@ def _fill(container: Container, spec: dict[str, Any], bundle: str, options: Crea
     container.cgroup = groups.record(group)
     container.save()  # before anything is made: whoever finds it after a kill -9 can clean up
     write(container.config, dumps(spec).encode())
-    plan = build(request(spec, bundle, options, group, seccomp_program(spec, container.root)))
+    seccomp = seccomp_program(spec, container.root)
+    plan = build(request(spec, bundle, options, group, seccomp, container.identifier))
     world = World(options.warn)
     world.values["state"] = lambda: container.report(CREATED) | {"pid": world.pids.get("child", 0)}
     make_gate(container, world)
-    console = _connect_console(spec, options, world)
+    terminal = (spec.get("process") or {}).get("terminal")
+    console = connect_console(options.console_socket, world) if terminal else None
     try:
         child = spawn(plan, world)
     finally:
@@ -130,12 +133,19 @@ def _settle(container: Container, child: Child, spec: dict[str, Any], options: C
     container.adopt(child.pid)
     container.mounts = _host_mounts(spec, container.rootfs)
     container.save()
-    send_listener(spec, child, container)
+    send_listener((spec.get("linux") or {}).get("seccomp") or {}, child, container.report(CREATED))
     if options.pid_file:
         write(options.pid_file, str(child.pid).encode(), 0o644)
 
 
-def request(spec: dict[str, Any], bundle: str, options: CreateOptions, group: Any, seccomp: Program | None) -> Request:
+def request(
+    spec: dict[str, Any],
+    bundle: str,
+    options: CreateOptions,
+    group: Cgroup | None,
+    seccomp: Program | None,
+    identifier: str = "",
+) -> Request:
     """What the plan of an OCI bundle is made from."""
     return Request(
         spec,
@@ -146,6 +156,7 @@ def request(spec: dict[str, Any], bundle: str, options: CreateOptions, group: An
         keyring=options.new_keyring,
         pivot=not options.no_pivot,
         preserve_fds=options.preserve_fds,
+        identifier=identifier,
     )
 
 
@@ -163,65 +174,6 @@ def make_gate(container: Container, world: World) -> None:
     """The FIFO that the launcher waits at: opened for both, so that it has no end of file (fifo(7))."""
     os.mkfifo(container.gate, 0o600)
     world.fds["gate"] = os.open(container.gate, os.O_RDWR | os.O_CLOEXEC)
-
-
-def _connect_console(spec: dict[str, Any], options: CreateOptions, world: World) -> _socket.socket | None:
-    """Connect to ``--console-socket``, where the terminal's master goes (runc's terminals.md)."""
-    if not (spec.get("process") or {}).get("terminal"):
-        return None
-    if not options.console_socket:
-        raise CoracleError("process.terminal is set but there is no --console-socket to send the terminal to")
-    return connect_console(options.console_socket, world)
-
-
-def connect_console(path: str, world: World) -> _socket.socket:
-    """Connect to the socket ``path`` and let the console step send its terminal there."""
-    console = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
-    try:
-        console.connect(path)
-    except OSError as error:
-        console.close()
-        raise KernelError(error.errno or 0, "connect to the console socket", path) from error
-    world.values["send console"] = lambda master: send_descriptor(console, master)
-    return console
-
-
-def send_descriptor(link: _socket.socket, fd: int, data: bytes = b"/dev/ptmx") -> None:
-    """Pass ``fd`` over a unix socket (unix(7), SCM_RIGHTS)."""
-    link.sendmsg([data], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd.to_bytes(4, "little"))])
-
-
-def send_listener(spec: dict[str, Any], child: Child, container: Container) -> None:
-    """Hand the seccomp notification descriptor to ``listenerPath`` (config-linux.md, "Container process state")."""
-    profile = (spec.get("linux") or {}).get("seccomp") or {}
-    path = profile.get("listenerPath")
-    if not path:
-        return
-    number = _find_listener(child.pid)
-    fd = syscall("pidfd_getfd", child.pidfd, number, 0)
-    state = {
-        "ociVersion": "1.3.0",
-        "fds": ["seccompFd"],
-        "pid": child.pid,
-        "metadata": profile.get("listenerMetadata", ""),
-        "state": container.report(CREATED),
-    }
-    agent = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
-    try:
-        agent.connect(path)
-        send_descriptor(agent, fd, dumps(state).encode())
-    except OSError as error:
-        raise KernelError(error.errno or 0, "send the seccomp listener", path) from error
-    finally:
-        os.close(fd)
-        agent.close()
-
-
-def _find_listener(pid: int) -> int:
-    for name in os.listdir(f"/proc/{pid}/fd"):
-        if os.readlink(f"/proc/{pid}/fd/{name}") == "anon_inode:seccomp notify":
-            return int(name)
-    raise CoracleError("linux.seccomp.listenerPath is set but no rule of the filter notifies")
 
 
 def _host_mounts(spec: dict[str, Any], rootfs: str) -> list[str]:
@@ -383,8 +335,24 @@ def delete(root: str, identifier: str, force: bool = False, warn: Callable[[str]
             group.kill(SIGKILL)  # without a pid namespace others may live on
             group.delete()
         _unmount(container)
+        _remove_rdt(container)
         _run_poststop(container, warn)
         container.remove()
+
+
+def _remove_rdt(container: Container) -> None:
+    """Remove the resctrl group that was made for this container alone, one named after it."""
+    try:
+        wanted = (load(container.config).get("linux") or {}).get("intelRdt")
+    except (OSError, CoracleError):
+        return
+    if wanted and not wanted.get("closID"):
+        from coracle.runtime.plan.resources import resctrl_mount
+
+        try:
+            os.rmdir(f"{resctrl_mount()}/{container.identifier}")
+        except OSError:
+            pass
 
 
 def _run_poststop(container: Container, warn: Callable[[str], None]) -> None:

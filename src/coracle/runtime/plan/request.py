@@ -25,6 +25,7 @@ class Request:
         "bundle",
         "cgroup",
         "init",
+        "identifier",
         "inside",
         "keyring",
         "pivot",
@@ -48,6 +49,7 @@ class Request:
         pivot: bool = True,
         preserve_fds: int = 0,
         inside: int = 0,
+        identifier: str = "",
     ) -> None:
         self.spec = spec
         self.bundle = bundle
@@ -60,6 +62,7 @@ class Request:
         self.pivot = pivot
         self.preserve_fds = preserve_fds
         self.inside = inside
+        self.identifier = identifier
 
     def linux(self, key: str, default: Any = None) -> Any:
         """``linux.<key>`` of the spec; null counts as absent."""
