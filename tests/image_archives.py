@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,10 @@ def docker_archive(layers: list[bytes], tags: list[str] | None = None, legacy: b
     return tar(*parts, entry("manifest.json", json.dumps(manifest).encode()))
 
 
+def _is_whiteout(info: os.stat_result) -> bool:
+    return stat.S_ISCHR(info.st_mode) and info.st_rdev == 0
+
+
 def tree_of(path: Path) -> dict[str, tuple[Any, ...]]:
     """Everything below ``path`` that an image can hold, comparable: type, mode, owner, time, content, attributes."""
     found: dict[str, tuple[Any, ...]] = {}
@@ -205,7 +210,7 @@ def tree_of(path: Path) -> dict[str, tuple[Any, ...]]:
                 oct(info.st_mode),
                 info.st_uid,
                 info.st_gid,
-                info.st_mtime_ns // 10**9,
+                0 if _is_whiteout(info) else info.st_mtime_ns // 10**9,
                 info.st_rdev,
                 content,
                 first if not os.path.isdir(full) else relative,
