@@ -24,6 +24,7 @@ import json
 import os
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from fractions import Fraction
@@ -219,12 +220,10 @@ def memory(contest: Contest) -> dict[str, dict[str, float]]:
     """
     results = {}
     for name, tool in contest.engines.items():
-        before = set(_processes(contest.place))
+        before = _settled(contest.place)
         start = tool("run", "-d", "--name", "bench-memory", "--network", "none", IMAGE, "sleep", "100000")
         contest._must(start["argv"], start["env"])
-        # What only starts the container goes away by itself.
-        contest.place.run(["sleep", "1"])
-        new = [pid for pid in _processes(contest.place) if pid not in before]
+        new = sorted(_settled(contest.place) - before)
         results[name] = {"processes": float(len(new)), **_sums(new)}
         remove = tool(*REMOVE.get(name, ("rm", "-f")), "bench-memory")
         contest._must(remove["argv"], remove["env"])
@@ -240,6 +239,17 @@ def _processes(place: Enclosure) -> Iterator[int]:
                 yield int(name)
         except OSError:
             continue
+
+
+def _settled(place: Enclosure) -> set[int]:
+    """The processes once none has come or gone for a second: what only starts or cleans up is over."""
+    seen: set[int] = set()
+    since = time.monotonic()
+    while time.monotonic() - since < 1:
+        if (now := set(_processes(place))) != seen:
+            seen, since = now, time.monotonic()
+        time.sleep(0.05)
+    return seen
 
 
 def _sums(pids: list[int]) -> dict[str, float]:
