@@ -21,7 +21,7 @@ LINTERS: dict[str, tuple[list[str], str]] = {
     "mypy scripts": (["mypy", "--strict", "--no-error-summary", *SCRIPTS], "scripts:bench"),
     "mypy conformance": (["mypy", "--strict", "--no-error-summary", "scripts/conformance/__main__.py"],
                          "scripts:scripts/conformance"),
-    "mypy e2e": (["mypy", "--strict", "--no-error-summary", "tests/e2e"], "scripts:tests/e2e"),
+    "mypy e2e": (["mypy", "--strict", "--no-error-summary", "tests/e2e"], "scripts:scripts/conformance:tests/e2e"),
 }  # fmt: skip
 
 
