@@ -75,8 +75,7 @@ def _text(key: str) -> Callable[[Config, str], None]:
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:
-    first = text.split(None, 1)[0] if text else ""
-    if "=" not in first:
+    if not _has_equals(text):
         key, _, value = text.partition(" ")
         if not value:
             raise ValueError("it needs key=value")
@@ -86,6 +85,14 @@ def _pairs(text: str) -> list[tuple[str, str]]:
         if not key or not equals:
             raise ValueError("every word must be key=value")
     return [(key, value) for key, _, value in pairs]
+
+
+def _has_equals(text: str) -> bool:
+    """Whether the first word has one; in the old form, ``ENV key it's anything``, quotes mean nothing."""
+    try:
+        return "=" in next(iter(shlex.split(text)), "")
+    except ValueError:
+        return "=" in text.partition(" ")[0]
 
 
 def _env(config: Config, text: str) -> None:

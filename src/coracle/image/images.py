@@ -5,6 +5,7 @@ All of them read the store as it is on disk and return plain data; printing is t
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from coracle.errors import ConflictError, ContentError, CoracleError, NotFoundError, UsageError
@@ -111,6 +112,7 @@ def remove(paths: Paths, name_or_id: str, used: Used = (), force: bool = False) 
         and ``force`` is not set.
     """
     removed = Removed()
+    index.find(index.read(paths), name_or_id)
     with index.Edit(paths) as edit:
         in_use = _in_use(paths, used)
         entry = index.find(edit.entries, name_or_id)
@@ -160,6 +162,9 @@ def prune(paths: Paths, used: Used = (), all_unused: bool = False) -> Removed:
     See :func:`remove` for ``used`` and ``freed``.
     """
     removed = Removed()
+    if not os.path.isdir(paths.images()):
+        removed.freed = collector.Freed()
+        return removed
     with index.Edit(paths) as edit:
         in_use = _in_use(paths, used)
         going = [item for item in edit.entries if item.image_id not in in_use and (all_unused or not item.name)]
