@@ -131,14 +131,11 @@ def overlay(lower: Sequence[str], upper: str = "", work: str = "", options: Sequ
     Before Linux 6.5 all lower directories share one option of at most 255 bytes.  There, the
     directories are named by descriptor, relative to /proc/self/fd, three bytes a layer.
     """
+    if _release() < (6, 5):
+        return _overlay_by_descriptor(lower, upper, work, options)
     writable: list[Option] = [("upperdir", upper), ("workdir", work)] if upper else []
-    named: list[Option] = [("source", "overlay"), *(("lowerdir+", path) for path in lower), *writable, *options]
-    try:
-        return filesystem("overlay", named)
-    except OSError as error:
-        if error.errno != 22 or _release() >= (6, 5):
-            raise
-    return _overlay_by_descriptor(lower, upper, work, options)
+    layers: list[Option] = [("lowerdir+", path) for path in lower]
+    return filesystem("overlay", [("source", "overlay"), *layers, *writable, *options])
 
 
 def _overlay_by_descriptor(lower: Sequence[str], upper: str, work: str, options: Sequence[Option]) -> int:
