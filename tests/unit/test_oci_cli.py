@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from coracle import __version__
-from coracle.cli import oci, oci_events, oci_exec, oci_print, oci_signal, oci_update
+from coracle.cli import oci, oci_events, oci_exec, oci_print, oci_update
 from coracle.cli.oci_options import COMMANDS, GLOBAL, check_choice, number, parse
 from coracle.cli.oci_report import Report
 from coracle.errors import CoracleError, KernelError, NotFoundError, SpecError, UnsupportedError, UsageError
+from coracle.linux import signals
 from coracle.runtime import lifecycle
 
 SOURCE = Path(oci.__file__).parents[2]
@@ -379,7 +380,7 @@ def test_events_end_with_the_container(monkeypatch, capfd):
     ],
 )  # fmt: skip
 def test_signals(text, number):
-    assert oci_signal.signal_number(text) == number
+    assert signals.signal_number(text) == number
 
 
 @pytest.mark.parametrize(
@@ -387,13 +388,13 @@ def test_signals(text, number):
 )
 def test_unknown_signals(text):
     with pytest.raises(UsageError, match="unknown signal"):
-        oci_signal.signal_number(text)
+        signals.signal_number(text)
 
 
 def test_signal_names_are_those_of_the_system():
     import signal
 
-    ours = oci_signal.SIGNALS
+    ours = signals.SIGNALS
     for member in signal.Signals:
         name = member.name.removeprefix("SIG")
         assert ours.get(name, {"RTMIN": 34, "RTMAX": 64}.get(name)) == member.value, name
@@ -754,7 +755,7 @@ def test_nobody_reads_the_output():
 def test_the_front_end_imports_nothing_expensive():
     code = (
         f"import sys; sys.path.insert(0, {str(SOURCE)!r})\n"
-        "import coracle.cli.oci, coracle.cli.oci_exec, coracle.cli.oci_signal\n"
+        "import coracle.cli.oci, coracle.cli.oci_exec, coracle.linux.signals\n"
         "print(*sys.modules)"
     )
     output = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True).stdout

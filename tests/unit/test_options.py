@@ -29,8 +29,8 @@ from coracle.engine.options import (
 from coracle.engine.options.help import help_text
 from coracle.engine.options.mounts import Mount
 from coracle.engine.options.parser import boolean
-from coracle.engine.options.values import signal_number
 from coracle.errors import CoracleError, UsageError
+from coracle.linux.signals import signal_number
 
 
 def run(*argv: str) -> RunOptions:

@@ -32,6 +32,11 @@ def signal_number(text: str) -> int:
     return number
 
 
+def signal_name(number: int) -> str:
+    """``SIGTERM`` for 15; real-time signals have no name of their own and stay numbers."""
+    return f"SIG{_NAMES[number - 1]}" if number <= len(_NAMES) else str(number)
+
+
 def _real_time(name: str) -> int:
     base, sign, offset = (name[:5], name[5:6], name[6:])
     if offset and not (offset.isascii() and offset.isdigit() and len(offset) <= 2):

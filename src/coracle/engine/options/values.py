@@ -10,6 +10,7 @@ import os
 
 from coracle.engine.options.parser import boolean
 from coracle.errors import UsageError
+from coracle.linux import signals
 from coracle.linux.rlimit import INFINITY, RLIMITS
 
 TYPE_CHECKING = False
@@ -23,15 +24,6 @@ _INT64 = 1 << 63
 
 # docker's --ulimit uses the names of setrlimit(2) in lower case.
 _LIMITS = frozenset(name.removeprefix("RLIMIT_").lower() for name in RLIMITS)
-
-# signal(7) for x86 and ARM; importing ``signal`` costs 7 ms.
-_SIGNAL_NAMES = (
-    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM",
-    "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO",
-    "PWR", "SYS",
-)  # fmt: skip
-SIGNALS = {name: number for number, name in enumerate(_SIGNAL_NAMES, 1)}
-SIGNALS.update(IOT=6, POLL=29, CLD=17, RTMIN=34, RTMAX=64)
 
 
 def text(value: str) -> str:
@@ -186,23 +178,10 @@ def variable(value: str) -> str:
 
 def signal_name(value: str) -> str:
     """A signal by number or by name with or without SIG, as ``SIGTERM`` or, for real-time signals, the number."""
-    if is_decimal(value) and 1 <= int(value[:4]) <= 64:
-        names = {number: name for name, number in reversed(SIGNALS.items())}
-        return f"SIG{names[int(value)]}" if int(value) in names else str(int(value))
-    name, plus, offset = value.upper().removeprefix("SIG").partition("+")
-    base, minus, below = name.partition("-")
-    if name in SIGNALS and not plus:
-        return f"SIG{name}"
-    if name == "RTMIN" and is_decimal(offset) and int(offset[:3]) <= 30:
-        return str(34 + int(offset))
-    if base == "RTMAX" and minus and is_decimal(below) and int(below[:3]) <= 30:
-        return str(64 - int(below))
-    raise ValueError("a signal such as SIGTERM, TERM or 15")
-
-
-def signal_number(name: str) -> int:
-    """Number of what :func:`signal_name` returned."""
-    return int(name) if is_decimal(name) else SIGNALS[name.removeprefix("SIG")]
+    try:
+        return signals.signal_name(signals.signal_number(value))
+    except UsageError:
+        raise ValueError("a signal such as SIGTERM, TERM or 15") from None
 
 
 def detach_keys(value: str) -> bytes:
