@@ -289,7 +289,14 @@ def test_exec_with_a_process_file(calls, tmp_path):
     [(_, arguments, named)] = calls
     assert arguments == ("/r", "x", {"cwd": "/", "args": ["id"], "terminal": True})
     named.pop("warn")
-    assert named == {"detach": True, "console_socket": "/s", "pid_file": "/p", "preserve_fds": 2, "cgroup": "sub"}
+    assert named == {
+        "detach": True,
+        "console_socket": "/s",
+        "pid_file": "/p",
+        "preserve_fds": 2,
+        "cgroup": "sub",
+        "ignore_paused": False,
+    }
 
 
 def test_update_reads_options_and_files(calls, tmp_path):
