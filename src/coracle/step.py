@@ -86,8 +86,25 @@ class Step:
         raise NotImplementedError
 
     def shell(self) -> list[str]:
-        """The same as shell lines that can be run; comment lines where no tool can do it."""
+        """The same as shell lines that can be run; comment lines where no tool can do it.
+
+        ``$ROOT`` is the container's root file system, ``$CHILD`` the new process as the host sees it.
+        """
         raise NotImplementedError
+
+    def shell_words(self) -> dict[str, list[str]]:
+        """What this adds to the commands of a script that serve several steps at once, by command.
+
+        ``unshare``, ``nsenter``, ``setpriv``: options; ``userns``: lines that write id maps below
+        ``$USERNS``; ``stage``: mounts below ``$STAGE``, made with the engine's rights; ``root``: where
+        ``$ROOT`` is; ``pivoted``: lines run in the host's root, when it lies on top of the new one;
+        ``exec``: commands that go before the program; ``function``: definitions that its lines call.
+        """
+        return {}
+
+    def undo_shell(self) -> list[str]:
+        """Shell lines that remove what :meth:`shell` left on the host."""
+        return []
 
     def hint(self, errno: int) -> str:
         """The likely cause of ``errno`` here and what to do, or nothing."""

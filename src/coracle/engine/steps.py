@@ -57,6 +57,9 @@ class ContainerDirectory(Step):
         base = self.paths.container(self.identifier)
         return [command("mkdir", "-p", *(f"{base}/{name}" for name in self.directories or ["."]))]
 
+    def undo_shell(self) -> list[str]:
+        return [command("rm", "-r", "--one-file-system", self.paths.container(self.identifier))]
+
 
 class ClaimName(Step):
     """Take a name; nobody else gets it as long as this container exists."""
@@ -139,12 +142,15 @@ class HostLayers(Step):
         return "make an empty layer for each part of this machine's root"
 
     def shell(self) -> list[str]:
-        lines = [f"install -d -m $(stat -c %a {quote(s)}) {quote(upper)}" for s, upper, _ in self.root.parts]
+        lines = []
+        for source, upper, work in self.root.parts:
+            lines += [command("mkdir", "-p", upper, work), f"chmod --reference={quote(source)} {quote(upper)}"]
         if self.root.scaffold:
             base = quote(self.root.scaffold)
+            copy = f'if [ -L "$f" ]; then cp -P "$f" {base}; elif [ -d "$f" ]; then mkdir {base}"$f"; fi'
             lines += [
-                f"mkdir -p {base}",
-                f'for f in /*; do if [ -L "$f" ]; then cp -P "$f" {base}; else mkdir -p {base}"$f"; fi; done',
+                f"mkdir {base}",
+                f"for f in /*; do {copy}; done",
                 f"chmod 1777 {base}/tmp",
             ]
         return lines
@@ -194,6 +200,9 @@ class WriteFile(Step):
     def shell(self) -> list[str]:
         text = self.data.decode("utf-8", "surrogateescape")
         return [f"printf %s {quote(text)} > {quote(self.path)}", f"chmod {self.mode:o} {quote(self.path)}"]
+
+    def undo_shell(self) -> list[str]:
+        return [command("rm", self.path)] if self.exclusive else []
 
 
 class BindSource(Step):

@@ -99,7 +99,7 @@ def _shape(request: Request) -> list[Step]:
     ]
     if personality := request.linux("personality"):
         value = _PERSONALITIES[personality["domain"]]
-        line = "# setarch linux32" if value else "# personality LINUX"
+        line = "setarch linux32 \\" if value else "# the execution domain is LINUX already"
         what = f"set the execution domain to {personality['domain']}"
         plan.append(steps.RawCall("personality", (value,), what, line, "linux.personality"))
     if scheduler := request.process("scheduler"):

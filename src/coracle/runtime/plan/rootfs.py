@@ -12,7 +12,7 @@ from coracle.runtime.plan.identity import labels
 from coracle.runtime.steps import devices, hooks, masks, mounts, rootfs, settings
 from coracle.runtime.steps.cgroup import CgroupMount
 from coracle.runtime.steps.namespaces import SetDomainname, SetHostname
-from coracle.step import ENTER, READY
+from coracle.step import CHILD, ENTER, HOST, READY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,9 +49,7 @@ def steps(request: Request, spaces: Spaces) -> list[Step]:
     plan += _hooks(request)
     plan += _masks(request)
     plan += _enter(request, mounted)
-    if spaces.own_user:
-        plan = _preopened(plan) + plan
-    return plan
+    return _opened_early(plan, spaces.own_user)
 
 
 def _root(request: Request, mounted: bool) -> list[Step]:
@@ -178,15 +176,26 @@ def _enter(request: Request, mounted: bool) -> list[Step]:
     return plan
 
 
-def _preopened(plan: list[Step]) -> list[Step]:
-    """Open sources in the engine when the container has a user namespace of its own, if the engine may."""
-    if os.geteuid() != 0:
-        return []
-    opened: list[Step] = []
+def _opened_early(plan: list[Step], own_user: bool) -> list[Step]:
+    """``plan`` with steps that open sources before their mount's turn comes.
+
+    When the container has a user namespace of its own, the engine opens all of them, if it may: before the child
+    exists, with rights that the child lacks.  Otherwise the child opens, before the new root covers the
+    host's, what would be another thing afterwards: "/" itself, and binds that propagate, which
+    a copy of a mount made private does no more.
+    """
+    by_engine = own_user and os.geteuid() == 0
+    early: list[Step] = []
     for step in plan:
-        if isinstance(step, rootfs.Root):
-            opened.append(rootfs.Preopen("rootfs", "the root file system", step.open, step.cause))
-        elif isinstance(step, mounts.Bind):
-            key = f"mount {step.destination}"
-            opened.append(rootfs.Preopen(key, step.source, step.open_tree, step.cause))
-    return opened
+        if isinstance(step, rootfs.Root) and by_engine:
+            early.append(rootfs.Preopen("rootfs", "the root file system", step.open, step.cause, step.stage()))
+            step.opened = True
+        elif isinstance(step, mounts.Bind) and (by_engine or step.propagates() or os.path.realpath(step.source) == "/"):
+            key, stage = f"mount {step.destination}", step.stage() if by_engine else []
+            place = HOST if by_engine else CHILD
+            early.append(rootfs.Preopen(key, step.source, step.open_tree, step.cause, stage, place))
+            step.opened = by_engine
+    if by_engine:
+        return early + plan
+    root = next((index for index, step in enumerate(plan) if isinstance(step, rootfs.Root)), 0)
+    return [*plan[:root], *early, *plan[root:]]

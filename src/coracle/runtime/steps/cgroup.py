@@ -65,11 +65,13 @@ class CgroupMount(Mount):
                 target = mount.openat2(tree, entry[0], mount.O_PATH)
                 try:
                     mount.attach(inner, target)
+                    mount.set_attributes(inner, propagation=mount.MS_PRIVATE)  # a bound group's is the host's
                 finally:
                     os.close(inner)
                     os.close(target)
             if self.options.attr_set & mount.ATTR_RDONLY:
                 mount.set_attributes(tree, set_=mount.ATTR_RDONLY)
+        mount.set_attributes(tree, propagation=mount.MS_PRIVATE)
         super().settle(tree)
 
     def prose(self) -> str:
@@ -94,7 +96,7 @@ class CgroupMount(Mount):
     def _mount_line(self, entry: Hierarchy, words: str) -> str:
         _, kind, options, bound = entry
         if bound:
-            return command("mount", "--bind", bound)
+            return command("mount", "--bind", "--make-private", *(["-o", words] if words else []), bound)
         data = [key if value is None else f"{key}={value}" for key, value in options]
         joined = ",".join(word for word in (words, *data) if word)
         return command("mount", "-t", kind, *(["-o", joined] if joined else []), kind)
@@ -125,6 +127,9 @@ class CreateCgroup(Step):
 
     def shell(self) -> list[str]:
         return self.group.create_shell()
+
+    def undo_shell(self) -> list[str]:
+        return self.group.delete_shell()
 
 
 def open_group(group: Cgroup, world: World) -> None:

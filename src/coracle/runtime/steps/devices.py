@@ -7,7 +7,7 @@ from stat import S_IFBLK, S_IFCHR, S_IFIFO, S_IMODE
 
 from coracle.errors import KernelError
 from coracle.linux import mount
-from coracle.linux.shell import in_root
+from coracle.linux.shell import in_root, quote
 from coracle.linux.terminal import open_pair
 from coracle.step import CHILD, Step, World
 
@@ -34,6 +34,19 @@ DEV_LINKS = {
     "stdout": "/proc/self/fd/1",
     "stderr": "/proc/self/fd/2",
 }
+
+
+_DEVICE = """\
+device() { # PATH POINT OWNER -m MODE TYPE MAJOR MINOR: a node, or where mknod(2) is refused, the host's own
+  if [ -e "$2" ]; then
+    return
+  elif mknod "$4" "$5" "$2" "$6" ${7+"$7" "$8"} 2> /dev/null; then
+    chown "$3" "$2"
+  else
+    : > "$2"
+    mount --bind --make-private -o ro "$1" "$2"
+  fi
+}"""
 
 
 class MakeDevice(Step):
@@ -91,6 +104,7 @@ class MakeDevice(Step):
                 )
                 target = os.open(name, mount.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
                 mount.attach(tree, target)
+                mount.set_attributes(tree, propagation=mount.MS_PRIVATE)  # the copy follows the host's as a slave
                 os.close(target)
             finally:
                 os.close(tree)
@@ -104,10 +118,11 @@ class MakeDevice(Step):
         point = in_root(self.path)
         numbers = "" if self.kind == "p" else f" {self.major} {self.minor}"
         lines = [] if self.path.count("/") == 2 else [f"mkdir -p {in_root(os.path.dirname(self.path))}"]
-        lines.append(f"[ -e {point} ] || mknod -m {self.mode & 0o7777:o} {point} {self.kind}{numbers}")
-        if self.uid or self.gid:
-            lines.append(f"chown {self.uid}:{self.gid} {point}")
-        return lines
+        owner = f"{self.uid}:{self.gid}"
+        return [*lines, f"device {quote(self.path)} {point} {owner} -m {self.mode & 0o7777:o} {self.kind}{numbers}"]
+
+    def shell_words(self) -> dict[str, list[str]]:
+        return {"function": [_DEVICE]}
 
     def hint(self, errno: int) -> str:
         return "the host has no such device to bind" if errno == 2 else ""

@@ -26,6 +26,7 @@ PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, PR_CAP_AMBIENT_CLEAR_ALL = 47, 2, 4
 SECCOMP_SET_MODE_FILTER = 1
 EINVAL, EPERM = 22, 1
+_PREFIX = " \\"
 
 
 class InitStep(Step):
@@ -79,8 +80,12 @@ class Rlimit(InitStep):
         return f"limit {self.name} to {_limit(self.soft)}, at most {_limit(self.hard)}"
 
     def shell(self) -> list[str]:
+        """As :meth:`_permitted`: what this machine forbids becomes what it allows."""
         option = self.name.removeprefix("RLIMIT_").lower()
-        return [f"prlimit --pid $$ --{option}={_limit(self.soft)}:{_limit(self.hard)}"]
+        line = f"prlimit --pid $$ --{option}"
+        ceiling = f"$(prlimit --pid $$ --{option} --noheadings --output HARD)"
+        soft, hard = _limit(self.soft), _limit(self.hard)
+        return [f"{line}={soft}:{hard} || {line}={soft}:{ceiling} || {line}={ceiling}:{ceiling}"]
 
     def hint(self, errno: int) -> str:
         return "the soft limit is above the hard one" if errno == EINVAL else ""
@@ -122,7 +127,11 @@ class RawCall(InitStep):
         return self.what
 
     def shell(self) -> list[str]:
-        return [self.line]
+        return [] if self.line.endswith(_PREFIX) else [self.line]
+
+    def shell_words(self) -> dict[str, list[str]]:
+        """A line that ends in a backslash goes before the program's own."""
+        return {"exec": [self.line.removesuffix(_PREFIX)]} if self.line.endswith(_PREFIX) else {}
 
 
 def _plain(value: int | bytes) -> int | str:
@@ -152,8 +161,15 @@ class BoundingSet(InitStep):
         return f"limit the bounding set to {len(kept)} capabilities: {_short(kept)}"
 
     def shell(self) -> list[str]:
-        dropped = [name.lower() for name in capability.names(~self.keep & (2 << self.last) - 1)]
-        return [f"--drop={','.join(dropped)}"] if dropped else []
+        return []
+
+    def shell_words(self) -> dict[str, list[str]]:
+        return {"setpriv": [f"--bounding-set={_only(self.keep)}"]}
+
+
+def _only(capabilities: int) -> str:
+    """A set that is exactly ``capabilities``, in the words of setpriv(1)."""
+    return ",".join(["-all", *(f"+{name.lower().removeprefix('cap_')}" for name in capability.names(capabilities))])
 
 
 def _short(names: list[str]) -> str:
@@ -186,8 +202,12 @@ class SetIds(InitStep):
         return f"become user {self.uid}, group {self.gid}{more}"
 
     def shell(self) -> list[str]:
-        groups = ",".join(map(str, self.groups))
-        return [f"--gid={self.gid}", f"--groups={groups}", f"--uid={self.uid}"]
+        return []
+
+    def shell_words(self) -> dict[str, list[str]]:
+        groups = f"--groups={','.join(map(str, self.groups))}" if self.groups else "--clear-groups"
+        groups = "--keep-groups" if self.denied and {self.gid}.issuperset(self.groups) else groups
+        return {"setpriv": [f"--reuid={self.uid}", f"--regid={self.gid}", groups]}
 
     def hint(self, errno: int) -> str:
         hints = {
@@ -225,9 +245,12 @@ class Capabilities(InitStep):
         return f"keep {len(capability.names(self.effective))} effective capabilities"
 
     def shell(self) -> list[str]:
-        words = [f"--inh={','.join(name.lower() for name in capability.names(self.inheritable))}"]
-        ambient = ",".join(name.lower() for name in capability.names(self.ambient))
-        return [*words, f"--addamb={ambient}"] if ambient else words
+        return []
+
+    def shell_words(self) -> dict[str, list[str]]:
+        """The permitted and effective sets follow from these and the user at the next exec (capabilities(7))."""
+        ambient = self.ambient & self.inheritable  # as in compile
+        return {"setpriv": [f"--inh-caps={_only(self.inheritable)}", f"--ambient-caps={_only(ambient)}"]}
 
     def hint(self, errno: int) -> str:
         return "a capability is asked for that this process does not have itself: see coracle doctor"
@@ -245,7 +268,10 @@ class NoNewPrivileges(InitStep):
         return "forbid gaining privileges by exec"
 
     def shell(self) -> list[str]:
-        return ["--no-new-privs"]
+        return []
+
+    def shell_words(self) -> dict[str, list[str]]:
+        return {"setpriv": ["--no-new-privs"]}
 
 
 class Seccomp(InitStep):
@@ -273,7 +299,7 @@ class Seccomp(InitStep):
         return f"filter system calls with a BPF program of {len(self.program.filter) // 8} instructions"
 
     def shell(self) -> list[str]:
-        return [f"# seccomp: a filter of {len(self.program.filter) // 8} instructions (setpriv --seccomp-filter FILE)"]
+        return ["# no tool of Debian 12 can do this; util-linux 2.41 brings setpriv --seccomp-filter FILE"]
 
 
 class SecurityLabel(InitStep):
@@ -335,7 +361,7 @@ class Pause(InitStep):
         return "sleep for ever, for there is no program"
 
     def shell(self) -> list[str]:
-        return ["# no program: sleep infinity"]
+        return ["# no program"]
 
 
 class Reaper(InitStep):

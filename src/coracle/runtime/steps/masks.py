@@ -8,7 +8,25 @@ from stat import S_ISCHR, S_ISDIR
 from coracle.errors import KernelError
 from coracle.linux import mount
 from coracle.linux.shell import in_root
+from coracle.runtime.steps.mounts import change_tree
 from coracle.step import CHILD, ENTER, Step, World
+
+_MASK = """\
+mask() { # cover a directory with nothing, a file with the null device
+  if [ -d "$1" ]; then
+    mount -t tmpfs -o ro,nr_blocks=1,nr_inodes=1 tmpfs "$1"
+  elif [ -e "$1" ]; then
+    mount --bind --make-private -o ro /dev/null "$1"
+  fi
+}"""
+_FREEZE = f"""\
+freeze() {{ # show a file or directory read-only, with all that is mounted below
+  if [ -e "$1" ]; then
+    mount --rbind "$1" "$1"
+    mount --make-rprivate "$1"
+    {change_tree('"$1"', ["ro"])}
+  fi
+}}"""
 
 
 class OpenNull(Step):
@@ -63,11 +81,10 @@ class Mask(Step):
         return f"mask {self.path}"
 
     def shell(self) -> list[str]:
-        point = in_root(self.path)
-        return [
-            f"if [ -d {point} ]; then mount -t tmpfs -o ro,nr_blocks=1,nr_inodes=1 tmpfs {point};"
-            f" elif [ -e {point} ]; then mount --bind -o ro /dev/null {point}; mount --make-private {point}; fi"
-        ]
+        return [f"mask {in_root(self.path)}"]
+
+    def shell_words(self) -> dict[str, list[str]]:
+        return {"function": [_MASK]}
 
 
 def empty_directory() -> int:
@@ -108,8 +125,7 @@ class ReadonlyPath(Step):
         return f"make {self.path} read-only"
 
     def shell(self) -> list[str]:
-        point = in_root(self.path)
-        return [
-            f"if [ -e {point} ]; then mount --rbind {point} {point}; mount --make-rprivate {point};"
-            f" mount -o remount,bind,ro {point}; fi"
-        ]
+        return [f"freeze {in_root(self.path)}"]
+
+    def shell_words(self) -> dict[str, list[str]]:
+        return {"function": [_FREEZE]}

@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from coracle.runtime.mount_options import MountOptions
 
 
+_RECURSIVE = "=recursive"  # mount(8) from util-linux 2.39 on
+
+
+def change_tree(point: str, words: list[str]) -> str:
+    """A shell line that remounts ``point`` and all mounts below it."""
+    each = f'while read -r M; do mount -o remount,bind,{",".join(words)} "$M"; done'
+    return f"findmnt -rno TARGET -R {point} | {each}"
+
+
 def open_target(root: int, destination: str, directory: bool) -> int:
     """The mount point ``destination`` inside ``root``, made if it is missing; an O_PATH descriptor."""
     if destination.strip("/") == "":
@@ -179,9 +188,9 @@ class ReadonlyMount(Step):
 
 
 class Bind(Mount):
-    """Show the host's ``source`` at ``destination``."""
+    """Show the host's ``source`` at ``destination``.  ``opened`` says that a Preopen step comes before."""
 
-    __slots__ = ("gids", "source", "uids")
+    __slots__ = ("gids", "opened", "source", "uids")
 
     def __init__(
         self,
@@ -196,6 +205,7 @@ class Bind(Mount):
         self.source = source
         self.uids = uids or []
         self.gids = gids or []
+        self.opened = False
 
     def open_tree(self) -> int:
         """The detached copy of ``source``, with its attributes; in whatever process calls it."""
@@ -211,6 +221,10 @@ class Bind(Mount):
 
     def open(self, world: World) -> int:
         return self.open_tree()
+
+    def propagates(self) -> bool:
+        """Whether mounts made later on one side are to appear on the other."""
+        return any(mode & (mount.MS_SHARED | mount.MS_SLAVE) for mode in self.options.propagation)
 
     def _map_ids(self, tree: int) -> None:
         """Idmapped mounts take their map from a user namespace (mount_setattr(2), "ID-mapped mounts")."""
@@ -233,17 +247,35 @@ class Bind(Mount):
 
     def shell(self) -> list[str]:
         point = in_root(self.destination)
-        kind = "--rbind" if self.options.rbind else "--bind"
-        make = self._make_point(os.path.isdir(self.source))
-        idmap = ""
-        if self.uids:
-            pairs = " ".join(f"b:{m.inside}:{m.outside}:{m.size}" for m in self.uids)
-            idmap = f" -o X-mount.idmap={quote(pairs)}"
-        lines = [make, f"mount {kind}{idmap} {quote(self.source)} {point}"]
-        words = self.options.attribute_words()
-        if words:
-            lines.append(f"mount -o remount,bind,{','.join(words)} {point}")
+        lines = [self._make_point(os.path.isdir(self.source))]
+        lines += [f"mount --rbind {self._staged()} {point}"] if self.opened else self._bind_shell(point)
         return lines + (self._propagation_lines() or [f"mount --make-rprivate {point}"])
+
+    def stage(self) -> list[str]:
+        """The bind mount on the stage, see :meth:`Step.shell_words`."""
+        make = "mkdir" if os.path.isdir(self.source) else ":>"
+        return [f"{make} {self._staged()}", *self._bind_shell(self._staged())]
+
+    def _staged(self) -> str:
+        return '"$STAGE/mounts"/' + quote(self.destination.replace("%", "%25").replace("/", "%2F"))
+
+    def _bind_shell(self, point: str) -> list[str]:
+        kind = "--rbind" if self.options.rbind else "--bind"
+        lines = []
+        idmap = ""
+        if self.uids or self.gids:
+            pairs = [f"u:{m.inside}:{m.outside}:{m.size}" for m in self.uids]
+            pairs += [f"g:{m.inside}:{m.outside}:{m.size}" for m in self.gids]
+            idmap = f" -o X-mount.idmap={quote(' '.join(pairs))}"
+            complaint = "echo idmapped mounts need util-linux 2.39 >&2; exit 1"
+            lines.append(f"mount --help | grep -q map-users || {{ {complaint}; }}  # older ones ignore the option")
+        lines.append(f"mount {kind}{idmap} {quote(self.source)} {point}")
+        words = self.options.attribute_words()
+        if here := [word for word in words if not word.endswith(_RECURSIVE)]:
+            lines.append(f"mount -o remount,bind,{','.join(here)} {point}")
+        if below := [word.removesuffix(_RECURSIVE) for word in words if word.endswith(_RECURSIVE)]:
+            lines.append(change_tree(point, below))
+        return lines
 
     def hint(self, errno: int) -> str:
         return {2: "the source does not exist on the host", 20: "one is a file, the other a directory"}.get(errno, "")

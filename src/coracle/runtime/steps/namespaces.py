@@ -36,7 +36,10 @@ class NewNamespaces(Step):
         return f"clone a child into new {', '.join(self.kinds)} namespaces"
 
     def shell(self) -> list[str]:
-        return []  # the script's own unshare(1) line
+        return []
+
+    def shell_words(self) -> dict[str, list[str]]:
+        return {"unshare": [namespace.NAMESPACES[kind][2] for kind in self.kinds if kind != "user"]}
 
     def hint(self, errno: int) -> str:
         return "user namespaces may be switched off here: see coracle doctor" if errno in (1, 28) else ""
@@ -68,7 +71,10 @@ class JoinNamespace(Step):
         return f"join the {self.kind} namespace {self.path}"
 
     def shell(self) -> list[str]:
-        return []  # an option of the script's nsenter(1) line
+        return []
+
+    def shell_words(self) -> dict[str, list[str]]:
+        return {"nsenter": [f"{namespace.NAMESPACES[self.kind][2]}={self.path}"]}
 
     def hint(self, errno: int) -> str:
         return f"the file is not a {self.kind} namespace" if errno == 22 else ""
@@ -100,7 +106,15 @@ class WriteIdMaps(Step):
         return f"map user ids {listed(self.uids)} and group ids {listed(self.gids)}"
 
     def shell(self) -> list[str]:
-        return []  # options of the script's unshare(1) line
+        return []
+
+    def shell_words(self) -> dict[str, list[str]]:
+        """unshare(1) learnt several ranges in util-linux 2.39 only; the files take them in one write(2)."""
+        lines = []
+        for name, maps in (("gid_map", self.gids), ("uid_map", self.uids)):
+            text = "".join(f"{line}\\n" for line in maps)
+            lines.append(f"printf '{text}' > /proc/$USERNS/{name}")
+        return {"userns": lines}
 
     def hint(self, errno: int) -> str:
         return "ids outside the caller's own need root or newuidmap" if errno == 1 else ""
@@ -119,7 +133,7 @@ class NewUserNamespace(Step):
         return "make a user namespace, after joining the others"
 
     def shell(self) -> list[str]:
-        return []  # unshare(1) --user, after nsenter(1)
+        return []  # the script always makes it first
 
 
 class BecomeRoot(Step):
@@ -135,7 +149,7 @@ class BecomeRoot(Step):
         return "become root of the new user namespace"
 
     def shell(self) -> list[str]:
-        return []  # unshare(1) --map-users does it
+        return []  # nsenter(1) does it with every user namespace
 
 
 def become_root() -> None:
@@ -161,7 +175,10 @@ class NewCgroupNamespace(Step):
         return "make a cgroup namespace whose root is the container's own group"
 
     def shell(self) -> list[str]:
-        return []  # unshare(1) --cgroup, after the script joined the group
+        return []
+
+    def shell_words(self) -> dict[str, list[str]]:
+        return {"unshare": ["--cgroup"]}
 
 
 class TimeOffsets(Step):
@@ -185,7 +202,11 @@ class TimeOffsets(Step):
         return "make a time namespace" + (" with " + " and ".join(shifts) if shifts else "")
 
     def shell(self) -> list[str]:
-        return []  # unshare(1) --time --boottime --monotonic
+        fractions = [clock for clock, (_, nanoseconds) in self.offsets.items() if nanoseconds]
+        return [f"# unshare(1) knows whole seconds only: {', '.join(fractions)} lacks a part"] if fractions else []
+
+    def shell_words(self) -> dict[str, list[str]]:
+        return {"unshare": ["--time", *(f"--{clock}={offset[0]}" for clock, offset in self.offsets.items())]}
 
     def hint(self, errno: int) -> str:
         return "the offset is out of the clock's range" if errno == 34 else ""

@@ -63,7 +63,10 @@ class StandardFiles(Step):
         return f"start a new session, with {what} as standard input, output and error"
 
     def shell(self) -> list[str]:
-        return []
+        return ["# the terminal is the one that this script was started on"] if self.terminal else []
+
+    def shell_words(self) -> dict[str, list[str]]:
+        return {} if self.terminal else {"exec": ["setsid"]}
 
     def fields(self) -> dict[str, object]:
         return {"terminal": self.terminal, "uid": self.uid}
@@ -136,7 +139,10 @@ class FindProgram(Step):
         return f"find the program {self.program}"
 
     def shell(self) -> list[str]:
-        return []
+        if any(entry.startswith("HOME=") for entry in self.environment):
+            return []  # the shell that becomes the program looks it up as well
+        find = quote(f"$3 == {self.uid} {{ print $6; exit }}")
+        return [f'HOME=$(awk -F: {find} "$ROOT/etc/passwd" || :)', "HOME=${HOME:-/}"]
 
 
 def _is_program(path: str) -> bool:

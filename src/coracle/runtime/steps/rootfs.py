@@ -14,16 +14,29 @@ if TYPE_CHECKING:
 
 
 class Preopen(Step):
-    """Open what a later mount step needs, in the engine: the child's root user may not reach it by path."""
+    """Open what a later mount step needs: in the engine, because the child's root user may not reach it by path,
+    or in the child, because soon another thing has its path.
 
-    __slots__ = ("key", "opener", "what")
-    place = HOST
+    ``stage`` are the shell lines that do it by way of ``$STAGE``.
+    """
 
-    def __init__(self, key: str, what: str, opener: Callable[[], int], cause: str) -> None:
+    __slots__ = ("key", "opener", "place", "stage", "what")
+
+    def __init__(
+        self,
+        key: str,
+        what: str,
+        opener: Callable[[], int],
+        cause: str,
+        stage: list[str] | None = None,
+        place: str = HOST,
+    ) -> None:
         super().__init__(cause)
         self.key = key
         self.what = what
         self.opener = opener
+        self.stage = stage or []
+        self.place = place
 
     def do(self, world: World) -> None:
         world.fds[self.key] = self.opener()
@@ -37,10 +50,15 @@ class Preopen(Step):
         return {"key": self.key, "what": self.what}
 
     def prose(self) -> str:
+        if self.place == CHILD:
+            return f"open {self.what} as it is on the host, before the new root covers that"
         return f"open {self.what} while the engine's rights still apply"
 
     def shell(self) -> list[str]:
-        return []  # a script run by root makes its mounts before it loses any right
+        return []
+
+    def shell_words(self) -> dict[str, list[str]]:
+        return {"stage": self.stage} if self.stage else {}
 
 
 class PrivatePropagation(Step):
@@ -57,10 +75,16 @@ class PrivatePropagation(Step):
         mount.set_propagation("/", mount.PROPAGATION[self.mode])
 
     def prose(self) -> str:
+        if self.mode.endswith("shared"):
+            return "leave the mounts of the host shared, for the container's are to reach it"
         return f"make every mount of the host {self.mode} here, so that nothing made from now on reaches it"
 
     def shell(self) -> list[str]:
-        return [f"mount --make-{self.mode} /"]
+        return [] if self.mode.endswith("shared") else [f"mount --make-{self.mode} /"]
+
+    def shell_words(self) -> dict[str, list[str]]:
+        # On a private stage nothing of the script's own making reaches the host.
+        return {"stage": [":"]} if self.mode.endswith("shared") else {}
 
 
 class Root(Step):
@@ -68,14 +92,40 @@ class Root(Step):
 
     Mounting onto a detached tree is refused inside a user namespace; onto an attached one it is
     not.  The process keeps the old root until it pivots, so host paths stay reachable.
+    ``opened`` says that a Preopen step comes before.
     """
 
-    __slots__ = ()
+    __slots__ = ("opened",)
     place = CHILD
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause)
+        self.opened = False
 
     def open(self) -> int:
         """A detached mount of the root file system."""
         raise NotImplementedError
+
+    def point(self) -> str:
+        """The host directory to mount on where mounts have to be attached at once: in a shell script."""
+        raise NotImplementedError
+
+    def mount_shell(self) -> list[str]:
+        """Lines that mount it on ``$ROOT``."""
+        raise NotImplementedError
+
+    def shell(self) -> list[str]:
+        if not self.opened:
+            return self.mount_shell()
+        # In a less privileged mount namespace what came from outside is locked (mount_namespaces(7)); a copy is not.
+        return ['mount --rbind "$ROOT" "$ROOT"', 'mount --make-rprivate "$ROOT"', _UNBINDABLE]
+
+    def shell_words(self) -> dict[str, list[str]]:
+        return {"root": [quote(self.point())]}
+
+    def stage(self) -> list[str]:
+        """The same on the stage, see :meth:`Step.shell_words`."""
+        return self.mount_shell()
 
     def do(self, world: World) -> None:
         root = world.fds.pop("rootfs", -1)
@@ -107,9 +157,11 @@ class BindRoot(Root):
     def prose(self) -> str:
         return f"use {self.path} as the root file system"
 
-    def shell(self) -> list[str]:
-        root = quote(self.path)
-        return [f"ROOT={root}", f"mount --rbind {root} {root}", f"mount --make-rprivate {root}"]
+    def point(self) -> str:
+        return self.path
+
+    def mount_shell(self) -> list[str]:
+        return [f'mount --rbind {quote(self.path)} "$ROOT"', 'mount --make-rprivate "$ROOT"', _UNBINDABLE]
 
     def hint(self, errno: int) -> str:
         return "the root file system's directory does not exist" if errno == 2 else ""
@@ -137,13 +189,15 @@ class OverlayRoot(Root):
         layers = "layer" if len(self.lower) == 1 else "layers"
         return f"mount an overlay of {len(self.lower)} read-only {layers}, with every change going to {self.upper}"
 
-    def shell(self) -> list[str]:
-        parts = [f"lowerdir={':'.join(self.lower)}", f"upperdir={self.upper}", f"workdir={self.work}", *self.options]
+    def point(self) -> str:
+        return self.path
+
+    def mount_shell(self) -> list[str]:
+        lower = ":".join(map(_escaped, self.lower))
+        parts = [f"lowerdir={lower}", f"upperdir={_escaped(self.upper)}", f"workdir={_escaped(self.work)}"]
         return [
-            f"ROOT={quote(self.path)}",
-            f'mkdir -p {quote(self.upper)} {quote(self.work)} "$ROOT"',
-            command("mount", "-t", "overlay", "overlay", "-o", ",".join(parts)) + ' "$ROOT"',
-            'mount --make-private "$ROOT"',
+            command("mount", "-t", "overlay", "overlay", "-o", ",".join([*parts, *self.options])) + ' "$ROOT"',
+            _UNBINDABLE,
         ]
 
     def hint(self, errno: int) -> str:
@@ -154,6 +208,15 @@ class OverlayRoot(Root):
             22: "the upper directory's file system cannot hold an overlay, such as an overlay itself or NFS",
         }
         return hints.get(errno, "")
+
+
+# A bind of a directory above, such as -v /:/host, shall not show the container within itself.
+_UNBINDABLE = 'mount --make-unbindable "$ROOT"'
+
+
+def _escaped(path: str) -> str:
+    """A path in overlay's option string, where a colon separates and a backslash escapes (overlayfs.rst)."""
+    return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
 
 
 class HostRoot(Root):
@@ -209,15 +272,21 @@ class HostRoot(Root):
         names = ", ".join(source for source, _, _ in self.parts)
         return f"mount a copy-on-write clone of this machine ({names}); every change goes to the container's own layer"
 
-    def shell(self) -> list[str]:
-        lines = [f"ROOT={quote(self.path)}", 'mkdir -p "$ROOT"']
-        if self.scaffold:
-            lines += [f'mount --bind {quote(self.scaffold)} "$ROOT"']
+    def point(self) -> str:
+        return self.path
+
+    def mount_shell(self) -> list[str]:
+        lines = [f'mount --bind {quote(self.scaffold)} "$ROOT"'] if self.scaffold else []
         for source, upper, work in self.parts:
-            data = ",".join([f"lowerdir={source}", f"upperdir={upper}", f"workdir={work}", *self.options])
+            places = [f"lowerdir={_escaped(source)}", f"upperdir={_escaped(upper)}", f"workdir={_escaped(work)}"]
             point = '"$ROOT"' + (quote(source) if source != "/" else "")
-            lines += [f"mkdir -p {quote(upper)} {quote(work)}", f"mount -t overlay overlay -o {quote(data)} {point}"]
-        return [*lines, 'mount --make-rprivate "$ROOT"']
+            line = command("mount", "-t", "overlay", "overlay", "-o", ",".join([*places, *self.options]))
+            if self.scaffold:  # what cannot be overlaid is shown read-only
+                bind = f"mount --rbind {quote(source)} {point} && mount -o remount,bind,ro {point}"
+                lines.append(f"{line} {point} || {{ {bind}; }}")
+            else:
+                lines.append(f"{line} {point}")
+        return [*lines, 'mount --make-rprivate "$ROOT"', _UNBINDABLE]
 
     def hint(self, errno: int) -> str:
         if errno == 22:
@@ -241,9 +310,7 @@ class Pivot(Step):
         return "pivot into the root file system and detach the host's"
 
     def shell(self) -> list[str]:
-        # A shell loses its tools with the old root, so the script moves the mount and lets
-        # capsh(1) change root, which shows the same mounts to the program.
-        return ['cd "$ROOT"', "mount --move . /"]
+        return []  # a shell would lose its tools with the old root: see coracle.explain.script
 
     def hint(self, errno: int) -> str:
         return "the root file system is on rootfs or not a mount point" if errno == 22 else ""
@@ -267,7 +334,7 @@ class MoveRoot(Step):
         return "change root to the mount over the host's root, without pivoting"
 
     def shell(self) -> list[str]:
-        return ['cd "$ROOT"', "mount --move . /"]
+        return ["# this script pivots all the same: the program sees no difference"]
 
 
 class Chroot(Step):
@@ -289,7 +356,7 @@ class Chroot(Step):
         return "change the root directory (weaker than pivot_root: the mount namespace is shared with the host)"
 
     def shell(self) -> list[str]:
-        return [f"cd {quote(self.path)}"]
+        return []
 
 
 class PlainRoot(Step):
@@ -309,7 +376,14 @@ class PlainRoot(Step):
         return f"use {self.path} as the root directory, without a mount namespace"
 
     def shell(self) -> list[str]:
-        return [f"ROOT={quote(self.path)}"]
+        return [
+            "# a shell can change root only by pivoting, so this script does make a mount namespace",
+            "mount --make-rprivate /",
+            'mount --rbind "$ROOT" "$ROOT"',
+        ]
+
+    def shell_words(self) -> dict[str, list[str]]:
+        return {"root": [quote(self.path)], "unshare": ["--mount"]}
 
 
 class RootPropagation(Step):
@@ -329,7 +403,11 @@ class RootPropagation(Step):
         return f"make the container's root mount {self.mode}"
 
     def shell(self) -> list[str]:
-        return [f"mount --make-{self.mode} ."]
+        return []
+
+    def shell_words(self) -> dict[str, list[str]]:
+        # The path in /proc leads to the new root itself, not to what is stacked on it; mount(8) must not resolve it.
+        return {"pivoted": [f"mount --no-canonicalize --make-{self.mode} /proc/$CHILD/root"]}
 
 
 class ReadonlyRoot(Step):
@@ -349,7 +427,7 @@ class ReadonlyRoot(Step):
         return "make the root file system read-only"
 
     def shell(self) -> list[str]:
-        return ["mount -o remount,bind,ro ."]
+        return ['mount -o remount,bind,ro "$ROOT"']
 
 
 class WorkingDirectory(Step):
