@@ -5,7 +5,7 @@ from __future__ import annotations
 import _socket
 import os
 import select
-from _signal import SIG_IGN, set_wakeup_fd, signal  # type: ignore[import-not-found]
+from _signal import SIG_DFL, SIG_IGN, set_wakeup_fd, signal  # type: ignore[import-not-found]
 from struct import pack
 
 from coracle.errors import CoracleError
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 SIGWINCH = 28
+_ENDING = (1, 3, 15)  # what ends a client on a terminal: hang-up, quit, terminate; an interrupt Python raises itself
 # What docker's --sig-proxy passes on: everything that can be caught and is not about this process itself.
 _PROXIED = tuple(n for n in range(1, 32) if n not in (9, 13, 17, 19, 20, 21, 22, 23, SIGWINCH))
 
@@ -63,7 +64,8 @@ class Session:
 
     def _catch_signals(self) -> None:
         if self.terms["terminal"]:
-            signal(SIGWINCH, _noted)
+            for number in (SIGWINCH, *_ENDING):
+                signal(number, _noted)
         if self.terms["proxy"]:
             for number in _PROXIED:
                 try:
@@ -186,6 +188,10 @@ class Session:
         for number in os.read(self.wake, 64):
             if number == SIGWINCH:
                 self._resize()
+            elif self.terms["terminal"]:
+                self.close()
+                signal(number, SIG_DFL)
+                os.kill(os.getpid(), number)
             else:
                 try:
                     self.link.send(SIGNAL + bytes([number]))
