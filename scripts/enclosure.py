@@ -64,7 +64,10 @@ def make_cgroup(root: Path, name: str) -> Path:
 
 
 def remove_cgroup(directory: Path) -> None:
-    """Remove a cgroup and all below it, trying for some seconds: dying processes hold theirs a little longer."""
+    """Remove a cgroup and all below it, trying for some seconds: dying processes hold theirs a little longer.
+
+    Only directories are removed, so that a wrong path cannot cost a file.
+    """
     deadline = time.monotonic() + PATIENCE
     while directory.exists() and time.monotonic() < deadline:
         for parent, _, _ in os.walk(directory, topdown=False):
@@ -72,6 +75,15 @@ def remove_cgroup(directory: Path) -> None:
                 os.rmdir(parent)
             except OSError:
                 time.sleep(0.005)
+
+
+def sweep() -> None:
+    """Remove what enclosures left whose owner was killed; their processes died with it."""
+    directories = [*Path(tempfile.gettempdir()).iterdir(), *(path for root in hierarchies() for path in root.iterdir())]
+    for directory in directories:
+        owner = directory.name.removeprefix(PREFIX).partition("-")[0]
+        if directory.name.startswith(PREFIX) and owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            remove_cgroup(directory)
 
 
 class Enclosure:
@@ -83,7 +95,7 @@ class Enclosure:
 
     def __init__(self) -> None:
         self.name = f"{PREFIX}{os.getpid()}-{next(_number)}"
-        self.directory = Path(tempfile.mkdtemp(prefix=PREFIX))
+        self.directory = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
         self.pid = 0
         self._cgroups: list[Path] = []
         self._process: subprocess.Popen[bytes] | None = None
@@ -100,6 +112,7 @@ class Enclosure:
         self.close()
 
     def _start(self) -> None:
+        sweep()
         self._cgroups = [make_cgroup(root, self.name) for root in hierarchies()]
         inner = [sys.executable, "-I", "-S", str(INSIDE), "join", self.name, str(self.directory)]
         self._process = subprocess.Popen(
