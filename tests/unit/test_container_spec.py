@@ -11,7 +11,7 @@ import pytest
 
 from coracle.engine.container_spec import ContainerSpec, Device, Host, build, host_name, labels, shared_namespaces
 from coracle.engine.container_spec.causes import _PATHS as PATHS
-from coracle.engine.container_spec.causes import cause_of, causes
+from coracle.engine.container_spec.causes import cause_of, causes, reason
 from coracle.engine.container_spec.isolation import MASKED, READ_ONLY
 from coracle.engine.options import RUN, RunOptions, parse_run
 from coracle.engine.user import User
@@ -694,14 +694,35 @@ def test_causes_in_the_words_of_the_user(tmp_path: Path) -> None:
         places["/proc"]: places["/proc"],  # nobody asked for it: it is always there
         "process.rlimits[0]": "--ulimit nofile=5",
         "process.capabilities.bounding": "--cap-add CHOWN --cap-drop ALL",
-        "process.user.umask": "-u app",
+        "process.user": "-u app",
+        "process.user.umask": "default",
         "linux.devices[0].path": "--device /dev/null:/dev/nil",
         "linux.sysctl.kernel.msgmax": "--sysctl kernel.msgmax=9",
         "linux.sysctl.net.ipv4.ping_group_range": "linux.sysctl.net.ipv4.ping_group_range",
         "linux.seccomp": "--security-opt seccomp=/p",
+        "linux.maskedPaths[0]": "linux.maskedPaths[0]",
+        "linux.resources.devices[11]": "--device /dev/null:/dev/nil",
         "linux.cgroupsPath": "linux.cgroupsPath",
     }.items():
         assert cause_of(path, known) == words
+    assert reason("linux.resources.memory.limit", known, options) == "-m 64m"
+    assert reason(f"{places['/proc']}, hostname", known, options) == "default"
+    assert reason("linux.sysctl.kernel.msgmax, linux.sysctl.a.b", known, options) == "--sysctl kernel.msgmax=9, default"
+    assert reason("--pids-limit", known, options) == "--pids-limit 5"
+    assert reason("--name", known, options) == "--name"
+    assert reason("keyrings(7)", known, options) == "keyrings(7)"
+
+
+def test_causes_of_single_masks() -> None:
+    options, _ = parse_run(["--security-opt", "mask=/proc/a:/proc/kcore", "--security-opt", "no-new-privileges", "i"])
+    found = build(options, {"Cmd": ["x"]}, identifier=ID, arguments=[], user=User(), host=Machine()).config
+    known = causes(options, found)
+    masked = found["linux"]["maskedPaths"]
+    words = "--security-opt mask=/proc/a:/proc/kcore"
+    for path in ("/proc/a", "/proc/kcore"):
+        assert cause_of(f"linux.maskedPaths[{masked.index(path)}]", known) == words
+    assert reason(f"linux.maskedPaths[{masked.index('/proc/acpi')}]", known, options) == "default"
+    assert cause_of("process.noNewPrivileges", known) == "--security-opt no-new-privileges"
 
 
 def test_causes_know_real_fields_and_paths() -> None:

@@ -12,6 +12,9 @@ from coracle.linux.shell import command
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from coracle.engine.draft import Draft
     from coracle.step import Plan
 
 USAGE = "coracle explain [--as prose|shell|json] COMMAND [OPTIONS] ..."
@@ -39,22 +42,43 @@ def explain(argv: list[str]) -> int:
     options, rest = parse(TABLE, argv)
     if not rest or rest[0] not in ("run", "create"):
         raise UsageError("explain needs a command to explain", "coracle explain run IMAGE COMMAND")
-    plan = _plan_of_run(rest[1:])
+    made, plan, user = _plan_of_run(rest[1:])
     if getattr(options, "as") == "json":
         text = views.as_json(plan)
     elif getattr(options, "as") == "shell":
-        text = views.shell(plan, "coracle " + command(*rest))
+        text = views.shell(plan, "coracle " + command(*rest), {"ID": made.identifier}, user)
     else:
-        text = views.prose(plan)
+        text = views.prose(plan, _reasons(made), _width())
     sys.stdout.write(text)
     return 0
 
 
-def _plan_of_run(argv: list[str]) -> Plan:
+def _plan_of_run(argv: list[str]) -> tuple[Draft, Plan, str]:
+    """The draft, its plan, and who may carry it out by hand."""
     from coracle.engine.draft import draft
     from coracle.engine.run import complete, enter_namespace
     from coracle.paths import Paths
 
     paths = Paths()
     maps = enter_namespace()
-    return complete(draft(argv, paths, lambda text: complain(f"warning: {text}"), maps), paths)
+    made = draft(argv, paths, lambda text: complain(f"warning: {text}"), maps)
+    user = "root" if maps is None else "root of your own namespace: unshare --user --map-root-user --map-auto sh FILE"
+    return made, complete(made, paths), user
+
+
+def _reasons(made: Draft) -> Callable[[str], str]:
+    """From a step's cause to the words of the command line."""
+    from coracle.engine.container_spec.causes import causes, reason
+
+    known = causes(made.options, made.config)
+    known.setdefault("process.args", "the command line" if made.arguments else f"image {made.image}")
+    return lambda cause: reason(cause, known, made.options)
+
+
+def _width() -> int:
+    """Columns of the terminal; 0, for no limit, where the text goes elsewhere."""
+    if not sys.stdout.isatty():
+        return 0
+    from shutil import get_terminal_size
+
+    return get_terminal_size().columns

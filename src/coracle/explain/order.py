@@ -9,13 +9,13 @@ if TYPE_CHECKING:
     from coracle.step import Plan, Step
 
 HEADINGS = {
-    HOST: "On the host",
-    JOIN: "In the new process, before it has namespaces of its own to fill",
-    PARENT: "On the host, about the new process",
-    CHILD: "In the new process: build its world",
-    READY: "On the host, when all mounts are there",
-    ENTER: "In the new process: enter its world",
-    INIT: "In the last moments before the program, as raw system calls",
+    HOST: "On the host, before there is a new process",
+    JOIN: "In the new process: enter its control group and its namespaces",
+    PARENT: "On the host: what only the outside can do for the new process",
+    CHILD: "In the new process, which still sees the host: put its file system together",
+    READY: "On the host: now that all mounts are there",
+    ENTER: "In the new process: hide, set, and go where the host is out of reach",
+    INIT: "In the last moments: give up rights and become the program",
 }
 
 

@@ -31,7 +31,7 @@ def prose(plan: Plan, reason: Callable[[str], str] = str, width: int = 0) -> str
     for number, steps in _folded(in_order(plan), reason):
         if steps[0].place != place:
             place = steps[0].place
-            lines += ["", f"{HEADINGS[place]}:"]
+            lines += ["", HEADINGS[place]]
         lines += _item(number, steps, reason, width)
     return "\n".join(lines[1:]) + "\n"
 
