@@ -129,3 +129,15 @@ def user_store(playground: Path, tenant: Tenant) -> Iterator[Store]:
     os.chown(made.directory, tenant.uid, tenant.gid)
     yield made
     made.destroy()
+
+
+@pytest.fixture
+def user_root(playground: Path, tenant: Tenant) -> Path:
+    """A root file system of busybox that belongs to ``tenant``."""
+    if not BUSYBOX:
+        pytest.skip("busybox is not installed (Debian: busybox-static)")
+    path = playground / f"root-of-{tenant.name}"
+    if not path.exists():
+        make_root(path)
+        subprocess.run(["chown", "-R", "-h", f"{tenant.uid}:{tenant.gid}", path], check=True)
+    return path
