@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from coracle.runtime.lifecycle import CreateOptions
+    from coracle.step import Plan
 
 FAILURE = 1
 EXEC_FAILURE = 255
@@ -327,7 +328,11 @@ def _explain(call: Call) -> int:
     form = check_choice(call.options, COMMANDS["explain"].options, "as", "prose")
     identifier = call.identifier if call.arguments else "example"
     plan = plan_of(call.options.get("bundle", "."), identifier, _create_options(call))
-    views = {"prose": explain.prose, "shell": explain.shell, "json": explain.as_json}
+    views: dict[str, Callable[[Plan], str]] = {
+        "prose": explain.prose,
+        "shell": explain.shell,
+        "json": explain.as_json,
+    }
     write(1, views[form](plan))
     return 0
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import select
 import time
 
 from coracle.cli.oci_report import write
 from coracle.errors import ConflictError, NotFoundError, UsageError
+from coracle.linux.cgroup.oom import OomWatch
 from coracle.record import dumps
 from coracle.runtime import lifecycle
+from coracle.runtime.group import reopen
+from coracle.runtime.state import Container
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -19,15 +23,35 @@ def once(root: str, identifier: str) -> None:
 
 
 def follow(root: str, identifier: str, interval: str) -> None:
-    """Print the usage now and then every ``interval`` until the container has ended."""
+    """Print the usage now and then every ``interval``, and each kill for memory, until the container has ended."""
     seconds = duration(interval)
     once(root, identifier)
-    while True:
-        time.sleep(seconds)
-        try:
+    group = reopen(Container.open(root, identifier).cgroup)
+    watch = OomWatch(group) if group is not None and "memory" in group.controllers() else None
+    try:
+        while _await(watch, seconds, identifier):
             once(root, identifier)
-        except (ConflictError, NotFoundError):
-            return
+    except (ConflictError, NotFoundError):
+        return
+    finally:
+        if watch is not None:
+            watch.close()
+
+
+def _await(watch: OomWatch | None, seconds: float, identifier: str) -> bool:
+    """Let ``seconds`` pass, reporting kills meanwhile; False once the group is gone."""
+    deadline = time.monotonic() + seconds
+    poll = select.poll()
+    if watch is not None:
+        poll.register(watch.fileno(), watch.events)
+    while (left := deadline - time.monotonic()) > 0:
+        if poll.poll(left * 1000) and watch is not None:
+            kills = watch.read()
+            if watch.gone:
+                return False
+            for _ in range(kills):
+                write(1, dumps({"type": "oom", "id": identifier}) + "\n")
+    return True
 
 
 def duration(text: str) -> float:

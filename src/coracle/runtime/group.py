@@ -34,18 +34,19 @@ def choose(
     if systemd or manager == "systemd":
         from coracle.linux.cgroup import systemd as driver
 
-        return driver.scope(path, identifier, hierarchies)
+        return driver.scope(path, identifier, hierarchies, linux.get("resources"))
     group = Cgroup(path, hierarchies)
-    if not group.directories or not writable(group):
-        wanted = {key: value for key, value in (linux.get("resources") or {}).items() if value and key != "devices"}
-        if wanted:
-            names = ", ".join(sorted(wanted))
-            raise UnsupportedError(
-                f"cannot limit {names}: no control group here may be changed by this user",
-                "run as root, or let systemd delegate a group: see coracle doctor",
-            )
-        return None
-    return group
+    if os.geteuid() != 0 or _in_user_namespace():
+        group.restrict(_delegated(group))
+    if group.directories:
+        return group
+    wanted = sorted(key for key, value in (linux.get("resources") or {}).items() if value and key != "devices")
+    if wanted:
+        raise UnsupportedError(
+            f"cannot limit {', '.join(wanted)}: no control group here may be changed by this user",
+            "run as root, or let systemd delegate a group: see coracle doctor",
+        )
+    return None
 
 
 def record(group: Cgroup | None) -> dict[str, Any]:
@@ -61,13 +62,11 @@ def reopen(saved: dict[str, Any]) -> Cgroup | None:
     return Cgroup.from_record(saved) if saved else None
 
 
-def writable(group: Cgroup) -> bool:
-    """Whether this process may make ``group``: judged by the nearest directory that exists."""
-    if os.geteuid() == 0 and not _in_user_namespace():
-        return True
+def _delegated(group: Cgroup) -> list[str]:
+    """The hierarchies in which this process may make ``group``: a user has what was delegated to him."""
     from coracle.linux.cgroup import delegation
 
-    return delegation.delegated(group)
+    return list(delegation.examine(group).writable)
 
 
 def _in_user_namespace() -> bool:
