@@ -153,6 +153,7 @@ def _sweep_blobs(paths: Paths, marks: _Marks, freed: Freed, trash: str) -> None:
             freed.size += store.size(digest)
             os.rename(store.path(digest), f"{trash}/{digest}")
             freed.blobs.append(digest)
-    for name in os.listdir(paths.images()):
-        if name.endswith(".new"):  # left by a writer of index.json that was killed (record.write)
-            os.unlink(f"{paths.images()}/{name}")
+    with record.Lock(paths.images_lock()):  # what is being written is somebody's who is alive, and has this lock
+        for name in os.listdir(paths.images()):
+            if name.endswith(".new"):  # left by a writer of index.json that was killed (record.write)
+                os.unlink(f"{paths.images()}/{name}")

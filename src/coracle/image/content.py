@@ -47,8 +47,13 @@ def disk_errors(what: str, path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        code = error.errno or EIO
-        raise KernelError(code, what, path, _HINTS.get(code, "")) from error
+        raise disk_error(error, what, path) from error
+
+
+def disk_error(error: OSError, what: str, path: str) -> KernelError:
+    """The same for a caught one."""
+    code = error.errno or EIO
+    return KernelError(code, what, path, _HINTS.get(code, ""))
 
 
 def digest_of(data: bytes) -> str:

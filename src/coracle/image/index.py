@@ -253,8 +253,7 @@ def ensure_layout(paths: Paths) -> None:
         os.makedirs(directory, 0o700, exist_ok=True)
     os.makedirs(f"{paths.images()}/blobs/sha256", exist_ok=True)
     marker = f"{paths.images()}/oci-layout"
-    if not os.path.exists(marker):
+    if os.path.exists(marker) and os.path.exists(path(paths)):
+        return
+    with Edit(paths):  # it writes an empty index: without index.json the directory is no layout
         record.save(marker, {"imageLayoutVersion": "1.0.0"}, mode=0o644)
-    if not os.path.exists(path(paths)):
-        with Edit(paths):
-            pass  # writes an empty index: without index.json the directory is no layout

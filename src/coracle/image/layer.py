@@ -12,10 +12,11 @@ from errno import EFBIG, EINVAL, ENAMETOOLONG
 from stat import S_IFBLK, S_IFCHR, S_IFIFO, S_ISDIR
 from typing import TYPE_CHECKING
 
-from coracle.errors import ContentError, KernelError
+from coracle.errors import ContentError
 from coracle.image import tar_header, whiteouts
 from coracle.image.attributes import Attributes
 from coracle.image.compression import decompress, pieces_of
+from coracle.image.content import disk_error
 from coracle.image.lower import Lower
 from coracle.image.overlay_marks import Rights, detect_rights, is_whiteout
 from coracle.image.tar_header import Entry, show
@@ -100,7 +101,7 @@ def _add(tree: Tree, entry: Entry, reader: Reader) -> None:
     except OSError as error:
         if error.errno in (ENAMETOOLONG, EINVAL, EFBIG):
             raise ContentError(f"cannot unpack /{show(path)}: {(error.strerror or '').lower()}") from error
-        raise KernelError(error.errno or 0, "unpack", f"/{show(path)}") from error
+        raise disk_error(error, "unpack", f"/{show(path)}") from error
 
 
 def _place(tree: Tree, path: bytes, entry: Entry, reader: Reader) -> None:
