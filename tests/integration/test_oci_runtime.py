@@ -173,3 +173,97 @@ def test_a_config_without_process_can_be_created(runtime):
     (runtime.bundle / "config.json").write_text(json.dumps(spec))
     runtime("create", "-b", str(runtime.bundle), "empty-1")
     assert runtime.state("empty-1")["status"] == "created"
+
+
+def test_kills_for_memory_are_events(runtime):
+    memory = {"limit": 16 << 20, "swap": 16 << 20}
+    spec = default_spec()["linux"]
+    spec["resources"] = {**(spec.get("resources") or {}), "memory": memory}
+    runtime.config("sh", "-c", "sleep 1; cat /dev/zero | busybox tail; sleep 1", linux=spec)
+    runtime("run", "--detach", "-b", str(runtime.bundle), "oom-1")
+    events = [json.loads(line) for line in runtime("events", "--interval", "500ms", "oom-1").splitlines()]
+    assert {"type": "oom", "id": "oom-1"} in events
+    assert {event["type"] for event in events} == {"stats", "oom"}
+
+
+def test_the_seccomp_listener_is_handed_over(runtime, tmp_path):
+    """The agent is asked for each mkdir(2) and answers with an errno of its own choice (seccomp_unotify(2))."""
+    import array
+    import fcntl
+    import struct
+
+    linux = default_spec()["linux"]
+    rule = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_NOTIFY"}
+    linux["seccomp"] = {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "architectures": ["SCMP_ARCH_X86_64"],
+        "listenerPath": str(tmp_path / "agent"),
+        "listenerMetadata": "whose",
+        "syscalls": [rule],
+    }
+    for hardened in (False, True):  # without and with no_new_privs the filter is loaded at different moments
+        runtime.config("sh", "-c", "busybox mkdir /x; echo $?", linux=linux)
+        config = json.loads((runtime.bundle / "config.json").read_text())
+        config["process"]["noNewPrivileges"] = hardened
+        (runtime.bundle / "config.json").write_text(json.dumps(config))
+        name = f"notify-{hardened}"
+        with socket.socket(socket.AF_UNIX) as agent:
+            agent.bind(str(tmp_path / "agent"))
+            agent.listen()
+            agent.settimeout(20)
+            out = tmp_path / f"out-{hardened}"
+            runtime.identifiers.add(name)
+            with out.open("w") as stdout:
+                process = runtime.start_program("run", "-b", str(runtime.bundle), name, stdout=stdout, stderr=stdout)
+                peer, _ = agent.accept()
+                message, descriptors, _, _ = socket.recv_fds(peer, 65536, 1)
+                state = json.loads(message)
+                assert (state["fds"], state["metadata"], state["state"]["id"]) == (["seccompFd"], "whose", name)
+                request = array.array("B", bytes(80))  # struct seccomp_notif
+                fcntl.ioctl(descriptors[0], 0xC0502100, request)  # SECCOMP_IOCTL_NOTIF_RECV
+                identifier = struct.unpack_from("Q", request)[0]
+                answer = array.array("B", struct.pack("QqiI", identifier, 0, -73, 0))  # an errno that mkdir(2) itself never has
+                fcntl.ioctl(descriptors[0], 0xC0182101, answer)  # SECCOMP_IOCTL_NOTIF_SEND
+                assert process.wait(20) == 0
+            assert os.strerror(73) in out.read_text()
+            os.close(descriptors[0])
+            peer.close()
+        (tmp_path / "agent").unlink()
+
+
+def test_hooks_run_at_their_moments(runtime, tmp_path):
+    journal = tmp_path / "journal"
+    kinds = ("prestart", "createRuntime", "createContainer", "poststart", "poststop")
+    shell = shutil.which("sh")
+    hooks = {
+        kind: [{"path": shell, "args": ["sh", "-c", f"grep -o '\"status\":\"[a-z]*\"' | sed 's/^/{kind} /' >> {journal}"],
+                "env": ["PATH=/usr/bin:/bin"]}]
+        for kind in kinds
+    }  # fmt: skip
+    hooks["startContainer"] = [{"path": "/bin/sh", "args": ["sh", "-c", "echo inside > /hooked"]}]
+    runtime.config("sh", "-c", "cat /hooked; sleep 100", hooks=hooks)
+    config = json.loads((runtime.bundle / "config.json").read_text())
+    config["root"]["readonly"] = False
+    (runtime.bundle / "config.json").write_text(json.dumps(config))
+
+    def moments():
+        return [line.split()[0] for line in journal.read_text().splitlines()]
+
+    runtime("create", "-b", str(runtime.bundle), "hooks-1")
+    assert moments() == ["prestart", "createRuntime", "createContainer"]
+    assert not (runtime.bundle / "rootfs/hooked").exists()
+    runtime("start", "hooks-1")
+    assert (runtime.bundle / "rootfs/hooked").read_text() == "inside\n"
+    assert moments()[3:] == ["poststart"]
+    runtime("delete", "--force", "hooks-1")
+    assert moments()[4:] == ["poststop"]
+    text = journal.read_text()
+    assert 'createRuntime "status":"created"' in text and 'poststop "status":"stopped"' in text
+
+
+def test_a_failing_hook_leaves_nothing(runtime):
+    runtime.config("sleep", "100", hooks={"createRuntime": [{"path": "/bin/false"}]})
+    runtime("create", "-b", str(runtime.bundle), "failing", code=1)
+    assert "createRuntime hook /bin/false failed: exit status 1" in runtime.errors
+    runtime.identifiers.discard("failing")
+    assert runtime("list", "-q") == ""
