@@ -10,9 +10,9 @@ from coracle.linux.namespace import NAMESPACES, setns
 from coracle.record import load, write
 from coracle.runtime import group as groups
 from coracle.runtime.console import connect_console
-from coracle.runtime.lifecycle import seccomp_program
 from coracle.runtime.plan import identity
 from coracle.runtime.plan.request import Request
+from coracle.runtime.seccomp_filter import seccomp_program
 from coracle.runtime.spawn import Child, spawn
 from coracle.runtime.state import CREATED, PAUSED, RUNNING, Container
 from coracle.runtime.steps.affinity import CpuAffinity

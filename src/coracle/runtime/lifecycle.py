@@ -14,6 +14,7 @@ from coracle.runtime import group as groups
 from coracle.runtime import hook
 from coracle.runtime.console import connect_console, send_listener
 from coracle.runtime.plan import Request, build
+from coracle.runtime.seccomp_filter import seccomp_program
 from coracle.runtime.spawn import Child, spawn
 from coracle.runtime.state import CREATED, PAUSED, RUNNING, STOPPED, Container, now
 from coracle.step import World
@@ -158,16 +159,6 @@ def request(
         preserve_fds=options.preserve_fds,
         identifier=identifier,
     )
-
-
-def seccomp_program(spec: dict[str, Any], root: str) -> Program | None:
-    """The compiled filter of ``linux.seccomp``, cached below ``root``."""
-    profile = (spec.get("linux") or {}).get("seccomp")
-    if not profile:
-        return None
-    from coracle.linux.seccomp.cache import cached
-
-    return cached(profile, f"{root}/.seccomp")
 
 
 def make_gate(container: Container, world: World) -> None:
