@@ -483,6 +483,12 @@ def test_import_is_reproducible(paths: Paths, monkeypatch: pytest.MonkeyPatch) -
         import_rootfs(paths, io.BytesIO(BASE), "x")
 
 
+def test_import_dates_as_go_does(paths: Paths) -> None:
+    """Docker shows what it parsed, so a trailing zero would make two tools disagree on the same image."""
+    created = {ready.resolve(paths, import_rootfs(paths, io.BytesIO(BASE)).id).created for _ in range(30)}
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d*[1-9])?Z", each) for each in created)
+
+
 def test_import_without_a_name(paths: Paths) -> None:
     loaded = import_rootfs(paths, io.BytesIO(BASE))
     assert loaded.names == []

@@ -38,7 +38,8 @@ def timestamp() -> str:
         if not epoch.isascii() or not epoch.isdigit():
             raise UsageError(f"SOURCE_DATE_EPOCH={epoch!r} is not a number of seconds")
         return datetime.fromtimestamp(int(epoch), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    # As Go writes it (time.RFC3339Nano): without trailing zeros.
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f").rstrip("0").rstrip(".") + "Z"
 
 
 def import_rootfs(
