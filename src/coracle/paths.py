@@ -3,7 +3,8 @@
     <root>/   /var/lib/coracle, or ~/.local/share/coracle        survives a reboot
       version                       storage format
       images/                       an OCI image layout: oci-layout, index.json, blobs/sha256/
-      layers/<hex of diff_id>/diff  unpacked layers, the lower directories of overlay mounts
+      layers/<hex of diff_id>/diff  unpacked layers, the lower directories of overlay mounts; by chain id
+                                    what is right only above certain others (image/unpack.py)
       ready/<hex of image id>.json  what `run` needs of an image; made from images/, can be made again
       ingest/                       unfinished work, safe to delete when nothing runs
       images.lock  store.lock       who edits index.json; who adds content (shared) or collects it (exclusive)

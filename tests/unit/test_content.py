@@ -310,6 +310,14 @@ def test_a_damaged_index_is_an_error_and_nothing_is_deleted(paths: Paths, text: 
     assert len(blobs(paths)) == 1
 
 
+def test_an_unreadable_index_is_one_line(paths: Paths) -> None:
+    index.ensure_layout(paths)
+    os.unlink(index.path(paths))
+    os.mkdir(index.path(paths))
+    with pytest.raises(KernelError, match="read the image index"):
+        index.read(paths)
+
+
 def entries(*items: tuple[str, str, str, str]) -> list[Entry]:
     return [
         Entry(

@@ -24,6 +24,7 @@ from coracle.image.layer import Applied, apply
 from coracle.image.lower import Lower
 from coracle.image.overlay_marks import Rights, detect_rights, is_opaque, is_whiteout
 from coracle.image.removal import remove_tree
+from coracle.image.tar_reader import Reader
 from image_archives import (
     CHAR,
     FIFO,
@@ -469,6 +470,16 @@ def test_round_trip(make: Any) -> None:
     assert applied.diff_id == written.diff_id
     assert written.size == len(out.getvalue())
     assert tree_of(again) == tree_of(path)
+
+
+def test_who_has_one_uid_archives_his_own_as_roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rights = Rights(False, False, detect_rights().opaque)
+    monkeypatch.setattr("coracle.image.diff.detect_rights", lambda: rights)
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t/f").touch()
+    out = io.BytesIO()
+    diff(str(tmp_path / "t"), out)
+    assert {(each.uid, each.gid) for each in Reader(iter([out.getvalue()]))} == {(0, 0)}
 
 
 def test_the_order_is_fixed(make: Any, tmp_path: Path) -> None:

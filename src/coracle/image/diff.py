@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from coracle.errors import ContentError, UnsupportedError
 from coracle.image import tar_writer
 from coracle.image.content import CHUNK, disk_errors
-from coracle.image.overlay_marks import is_opaque, is_whiteout
+from coracle.image.overlay_marks import detect_rights, is_opaque, is_whiteout
 from coracle.image.tar_header import show
 from coracle.linux.mount import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV, openat2
 
@@ -88,6 +88,8 @@ class _Walk:
         self.writer = writer
         self.clamp = clamp
         self.marks = marks
+        # A store of a user without a range of uids holds everything as his own, and it stands for root's.
+        self.own = (-1, -1) if detect_rights().owner else (os.geteuid(), os.getegid())
         self.links: dict[tuple[int, int], bytes] = {}
 
     def run(self) -> None:
@@ -181,8 +183,9 @@ class _Walk:
         if self.clamp is not None:
             mtime = min(mtime, self.clamp)
         device = (os.major(info.st_rdev), os.minor(info.st_rdev)) if kind in b"34" else (0, 0)
-        mode = S_IMODE(info.st_mode)
-        self.writer.entry(path, kind, mode, info.st_uid, info.st_gid, size, mtime, target, device, xattrs)
+        uid = 0 if info.st_uid == self.own[0] else info.st_uid
+        gid = 0 if info.st_gid == self.own[1] else info.st_gid
+        self.writer.entry(path, kind, S_IMODE(info.st_mode), uid, gid, size, mtime, target, device, xattrs)
 
     def _xattrs(self, fd: int, path: bytes) -> dict[bytes, bytes]:
         found = {}

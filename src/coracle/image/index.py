@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 
 from coracle import record
-from coracle.errors import ConflictError, ContentError, NotFoundError, UsageError
+from coracle.errors import ConflictError, ContentError, KernelError, NotFoundError, UsageError
 from coracle.image.reference import HEX, has_registry, is_digest, parse
 
 TYPE_CHECKING = False
@@ -79,6 +79,8 @@ def _load(paths: Paths) -> dict[str, Any]:
         document = record.load(path(paths))
     except FileNotFoundError:
         return {"schemaVersion": 2, "mediaType": MEDIA_TYPE, "manifests": []}
+    except OSError as error:
+        raise KernelError(error.errno or 0, "read the image index", path(paths)) from error
     if not isinstance(document, dict) or not isinstance(document.get("manifests"), list):
         raise ContentError(f"{path(paths)} is not an OCI image index")
     return document

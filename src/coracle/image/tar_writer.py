@@ -1,7 +1,7 @@
 """Writing tar archives: ustar headers, pax records where ustar is too narrow, and nothing that varies.
 
 The same tree gives the same bytes: no names of users, no access times, whole seconds, one order.
-Not ``tarfile``, whose writer takes most of a second for 10 000 files (docs/decisions).
+Not ``tarfile``, whose writer takes most of a second for 10 000 files.
 """
 
 from __future__ import annotations
