@@ -12,9 +12,8 @@ import sys
 from pathlib import Path
 
 from coracle import explain
-from coracle.engine import etc_files, rootless  # noqa: F401  what the child may not import any more
 from coracle.engine.draft import draft
-from coracle.engine.run import complete
+from coracle.engine.run import complete, enter_namespace
 from coracle.explain.script import CLEANING
 from coracle.paths import Paths
 from coracle.runtime.foreground import confirm, reap
@@ -69,12 +68,12 @@ def run_plan(plan: Plan, out: Path) -> int:
 def main() -> int:
     directory = Path(sys.argv[1])
     paths = Paths()
-    made = draft(sys.argv[3:], paths, _warn, None)
+    made = draft(sys.argv[3:], paths, _warn, enter_namespace())
     plan = complete(made, paths)
     script = explain.shell(plan, "the proof", {"ID": made.identifier})
     before = mounts()
     code = run_script(script, directory)
-    places = [paths.container(made.identifier), *made.group.directories.values()]
+    places = [paths.container(made.identifier), *(made.group.directories.values() if made.group else ())]
     left = [path for path in places if os.path.exists(path)] + sorted(mounts() - before)
     if left:
         (directory / "left").write_text("\n".join(left))

@@ -42,11 +42,11 @@ def explain(argv: list[str]) -> int:
     options, rest = parse(TABLE, argv)
     if not rest or rest[0] not in ("run", "create"):
         raise UsageError("explain needs a command to explain", "coracle explain run IMAGE COMMAND")
-    made, plan, user = _plan_of_run(rest[1:])
+    made, plan, how = _plan_of_run(rest[1:])
     if getattr(options, "as") == "json":
         text = views.as_json(plan)
     elif getattr(options, "as") == "shell":
-        text = views.shell(plan, "coracle " + command(*rest), {"ID": made.identifier}, user)
+        text = views.shell(plan, "coracle " + command(*rest), {"ID": made.identifier}, how)
     else:
         text = views.prose(plan, _reasons(made), _width())
     sys.stdout.write(text)
@@ -54,7 +54,7 @@ def explain(argv: list[str]) -> int:
 
 
 def _plan_of_run(argv: list[str]) -> tuple[Draft, Plan, str]:
-    """The draft, its plan, and who may carry it out by hand."""
+    """The draft, its plan, and how to carry it out by hand."""
     from coracle.engine.draft import draft
     from coracle.engine.run import complete, enter_namespace
     from coracle.paths import Paths
@@ -62,8 +62,8 @@ def _plan_of_run(argv: list[str]) -> tuple[Draft, Plan, str]:
     paths = Paths()
     maps = enter_namespace()
     made = draft(argv, paths, lambda text: complain(f"warning: {text}"), maps)
-    user = "root" if maps is None else "root of your own namespace: unshare --user --map-root-user --map-auto sh FILE"
-    return made, complete(made, paths), user
+    own = "in a user namespace of your own: unshare --user --map-root-user --map-auto sh FILE"
+    return made, complete(made, paths), own if maps is not None else "as root"
 
 
 def _reasons(made: Draft) -> Callable[[str], str]:

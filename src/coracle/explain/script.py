@@ -33,17 +33,18 @@ if TYPE_CHECKING:
 CLEANING = "# Afterwards, this removes from the host what was made:"
 _INTRODUCTION = """\
 #
-# The same container by hand.  Run it as {user}; the lines that clean up are at the end.
-# Unlike coracle, it trusts the image: a link in it may lead a mount to a directory of the host.
+# The same container by hand.  Run it {how}.
+# Lines that remove what it leaves on the host are at the end.  Unlike coracle, it trusts the
+# image: a link in it may lead a mount to a directory of the host.
 set -eu
 umask 022"""
 _QUOTED = re.compile(r"""('[^']*'|"[^"]*")""")
 _VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
 
-def shell(plan: Plan, title: str = "", variables: Mapping[str, str] | None = None, user: str = "root") -> str:
-    """The script.  ``variables`` are names for long words such as the container's id, ``user`` who runs it."""
-    return "\n".join(_Script(plan, dict(variables or {})).lines(title or "a container, step by step", user)) + "\n"
+def shell(plan: Plan, title: str = "", variables: Mapping[str, str] | None = None, how: str = "as root") -> str:
+    """The script.  ``variables`` are names for long words such as the container's id, ``how`` to run it."""
+    return "\n".join(_Script(plan, dict(variables or {})).lines(title or "a container, step by step", how)) + "\n"
 
 
 class _Script:
@@ -55,13 +56,13 @@ class _Script:
             for tool, words in step.shell_words().items():
                 self.words.setdefault(tool, []).extend(words)
 
-    def lines(self, title: str, user: str) -> list[str]:
+    def lines(self, title: str, how: str) -> list[str]:
         names = [f"export {name}={quote(value)}" for name, value in self.variables.items()]
         staged = bool(self.words.get("stage"))
         return [
             "#!/bin/sh",
             f"# {title}",
-            *_INTRODUCTION.format(user=user).splitlines(),
+            *_INTRODUCTION.format(how=how).splitlines(),
             *names,
             *self._section("On the host", self._commented(self.plan.at(HOST))),
             *self._directory(),

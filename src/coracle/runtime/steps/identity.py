@@ -29,6 +29,15 @@ EINVAL, EPERM = 22, 1
 _PREFIX = " \\"
 
 
+_LIMIT = """\
+limit() { # NAME SOFT HARD, or as much as this machine allows
+  if ! prlimit --pid $$ "--$1=$2:$3"; then
+    CEILING=$(prlimit --pid $$ "--$1" --noheadings --output HARD)
+    prlimit --pid $$ "--$1=$2:$CEILING" || prlimit --pid $$ "--$1=$CEILING:$CEILING"
+  fi
+}"""
+
+
 class InitStep(Step):
     """A step that becomes entries of the launcher's table."""
 
@@ -80,12 +89,10 @@ class Rlimit(InitStep):
         return f"limit {self.name} to {_limit(self.soft)}, at most {_limit(self.hard)}"
 
     def shell(self) -> list[str]:
-        """As :meth:`_permitted`: what this machine forbids becomes what it allows."""
-        option = self.name.removeprefix("RLIMIT_").lower()
-        line = f"prlimit --pid $$ --{option}"
-        ceiling = f"$(prlimit --pid $$ --{option} --noheadings --output HARD)"
-        soft, hard = _limit(self.soft), _limit(self.hard)
-        return [f"{line}={soft}:{hard} || {line}={soft}:{ceiling} || {line}={ceiling}:{ceiling}"]
+        return [f"limit {self.name.removeprefix('RLIMIT_').lower()} {_limit(self.soft)} {_limit(self.hard)}"]
+
+    def shell_words(self) -> dict[str, list[str]]:
+        return {"function": [_LIMIT]}
 
     def hint(self, errno: int) -> str:
         return "the soft limit is above the hard one" if errno == EINVAL else ""
