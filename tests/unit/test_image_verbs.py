@@ -81,6 +81,15 @@ def test_list_shows_damage(stocked: Paths) -> None:
     assert "damaged" in row.problem
 
 
+def test_list_does_not_unpack(stocked: Paths) -> None:
+    """What another tool put there is listed from its documents; the size is that of the blobs."""
+    image = ready.resolve(stocked, "one:1")
+    os.unlink(stocked.ready_image(image.id))
+    (row,) = [row for row in images.list_images(stocked) if row.reference and row.reference.familiar() == "one:1"]
+    assert (row.id, row.created, row.size, row.problem) == (image.id, "2021-01-01T00:00:00Z", len(BASE), "")
+    assert not os.path.exists(stocked.ready_image(image.id))
+
+
 def test_labels(paths: Paths, tmp_path: Path) -> None:
     add(paths, tmp_path, [BASE], ["x"], config={"Labels": {"a": "b"}})
     assert images.list_images(paths)[0].labels == {"a": "b"}
@@ -148,7 +157,9 @@ def test_remove_by_id(stocked: Paths) -> None:
     two, one = ready.resolve(stocked, "two:1").id, ready.resolve(stocked, "one:1").id
     with pytest.raises(ConflictError, match="several names: two:1, two:2"):
         images.remove(stocked, two[7:19])
-    assert images.remove(stocked, one[7:19]).deleted == [one]
+    with pytest.raises(ConflictError, match="several names"):
+        images.remove(stocked, two[7:])
+    assert images.remove(stocked, one[7:]).deleted == [one]
     assert images.remove(stocked, two[7:19], force=True).untagged == [
         "docker.io/library/two:1",
         "docker.io/library/two:2",

@@ -13,7 +13,7 @@ from coracle.image import collect as collector
 from coracle.image import config as image_config
 from coracle.image import index, manifest, unpack
 from coracle.image.content import Store
-from coracle.image.ready import ReadyImage, lease, load, resolve
+from coracle.image.ready import lease, load, resolve
 from coracle.image.reference import Reference
 from coracle.image.reference import parse as parse_reference
 from coracle.image.snapshot import pins
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from coracle.image.collect import Freed
     from coracle.image.config import ImageConfig
-    from coracle.image.manifest import Manifest
     from coracle.paths import Paths
 
     Used = Iterable[str] | Callable[[], Iterable[str]]
@@ -41,30 +40,49 @@ class Image:
 
     __slots__ = ("created", "digest", "id", "labels", "problem", "reference", "size")
 
-    def __init__(self, entry: index.Entry, ready: ReadyImage | None, problem: str) -> None:
+    def __init__(self, entry: index.Entry) -> None:
         self.reference: Reference | None = parse_reference(entry.name) if entry.name else None
-        self.id = ready.id if ready else entry.image_id
+        self.id = entry.image_id
         self.digest = entry.digest
-        self.created = ready.created if ready else ""
-        self.size = ready.size if ready else 0
-        self.labels: dict[str, str] = ready.config.get("Labels", {}) if ready else {}
-        self.problem = problem
+        self.created = ""
+        self.size = 0
+        self.labels: dict[str, str] = {}
+        self.problem = ""
 
 
 def list_images(paths: Paths) -> list[Image]:
-    """All images, one row per name, the newest first; a damaged one is listed with its problem."""
+    """All images, one row per name, the newest first; a damaged one is listed with its problem.
+
+    Of an image that another tool brought and nobody has run yet, the size is that of its blobs.
+    """
     rows = [_row(paths, entry) for entry in index.read(paths)]
     return sorted(rows, key=lambda row: row.created, reverse=True)
 
 
 def _row(paths: Paths, entry: index.Entry) -> Image:
-    ready, problem = load(paths, entry), ""
-    if ready is None:
-        try:
-            ready = unpack.make_ready(paths, entry)
-        except CoracleError as error:
-            problem = str(error)
-    return Image(entry, ready, problem)
+    row = Image(entry)
+    ready = load(paths, entry)
+    if ready is not None:
+        row.created, row.size, row.labels = ready.created, ready.size, ready.config.get("Labels", {})
+        return row
+    try:
+        _, image, config = _documents(Store(paths), entry)
+    except CoracleError as error:
+        row.problem = str(error)
+        return row
+    row.id, row.created = image.config.digest, config.text("created")
+    row.size, row.labels = sum(layer.size for layer in image.layers), config.run.get("Labels", {})
+    return row
+
+
+def _documents(store: Store, entry: index.Entry) -> tuple[manifest.Descriptor, manifest.Manifest, ImageConfig]:
+    """Manifest and config of an entry.  :raises ContentError: if one is missing or damaged."""
+    descriptor = manifest.parse_descriptor(entry.document, "images/index.json entry")
+    try:
+        descriptor, image = unpack.choose(store, descriptor, manifest.host_platform())
+        return descriptor, image, image_config.parse(store.read(image.config.digest))
+    except NotFoundError as error:
+        raise ContentError(f"image {entry.name or entry.digest} is incomplete: {error.message}", error.hint) from None
 
 
 def tag(paths: Paths, source: str, target: str) -> str:
@@ -118,7 +136,7 @@ def remove(paths: Paths, name_or_id: str, used: Used = (), force: bool = False) 
         entry = index.find(edit.entries, name_or_id)
         same = [item for item in edit.entries if _same(item, entry)]
         names = [item.name for item in same if item.name]
-        by_name = entry.name != "" and not _is_id(name_or_id, entry)
+        by_name = entry.name != "" and not index.found_by_id(entry, name_or_id)
         going = [entry.name] if by_name else names
         last = len(going) == len(names)
         _check_removable(name_or_id, entry, by_name, names, last and entry.image_id in in_use, force)
@@ -134,13 +152,6 @@ def remove(paths: Paths, name_or_id: str, used: Used = (), force: bool = False) 
 
 def _same(one: index.Entry, other: index.Entry) -> bool:
     return one.digest == other.digest or (one.image_id != "" and one.image_id == other.image_id)
-
-
-def _is_id(text: str, entry: index.Entry) -> bool:
-    """Whether ``text`` found ``entry`` by its id and not by its name."""
-    prefix = text.removeprefix("sha256:")
-    is_prefix = entry.image_id.partition(":")[2].startswith(prefix) or entry.digest == text
-    return is_prefix and (text.startswith("sha256:") or parse_reference(text).canonical() != entry.name)
 
 
 def _check_removable(text: str, entry: index.Entry, by_name: bool, names: list[str], used: bool, force: bool) -> None:
@@ -182,16 +193,8 @@ class _Documents:
     def __init__(self, paths: Paths, name_or_id: str) -> None:
         self.entries = index.read(paths)
         self.entry = index.find(self.entries, name_or_id)
-        store = Store(paths)
-        descriptor = manifest.parse_descriptor(self.entry.document, "images/index.json entry")
-        try:
-            self.descriptor, self.image = unpack.choose(store, descriptor, manifest.host_platform())
-            self.config: ImageConfig = image_config.parse(store.read(self.image.config.digest))
-        except NotFoundError as error:
-            raise ContentError(f"image {name_or_id} is incomplete: {error.message}", error.hint) from None
+        self.descriptor, self.image, self.config = _documents(Store(paths), self.entry)
         self.ready = load(paths, self.entry) or unpack.make_ready(paths, self.entry)
-
-    image: Manifest
 
     def references(self) -> list[Reference]:
         same = [item for item in self.entries if item.name and _same(item, self.entry)]

@@ -185,6 +185,16 @@ def find(entries: Iterable[Entry], text: str) -> Entry:
     return found
 
 
+def found_by_id(entry: Entry, text: str) -> bool:
+    """Whether ``text``, which found ``entry``, is its id or a part of it, and not one of its names."""
+    encoded = text.removeprefix("sha256:")
+    if text == entry.digest or text.startswith("sha256:"):
+        return True
+    if not HEX.issuperset(encoded) or not entry.image_id.partition(":")[2].startswith(encoded):
+        return False
+    return len(encoded) == 64 or parse(text).canonical() != entry.name
+
+
 def _by_name(entries: list[Entry], text: str) -> Entry | None:
     if is_digest(text):
         return None

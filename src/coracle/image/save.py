@@ -79,8 +79,7 @@ def _choose(paths: Paths, names: Sequence[str]) -> list[_Chosen]:
         descriptor, image = unpack.choose(store, descriptor, manifest.host_platform())
         plain = manifest.Descriptor(descriptor.media_type or image.media_type, descriptor.digest, descriptor.size)
         item = chosen.setdefault(plain.digest, _Chosen(plain, image))
-        by_name = not entry.image_id.partition(":")[2].startswith(text.removeprefix("sha256:"))
-        if entry.name and by_name and "@" not in entry.name and entry.name not in item.names:
+        if entry.name and not index.found_by_id(entry, text) and "@" not in entry.name and entry.name not in item.names:
             item.names.append(entry.name)
     return list(chosen.values())
 
