@@ -102,7 +102,8 @@ class Podman:
         self.place.run(["mount", "--bind", self._store / file.name, file], check=True)
 
     def argv(self, *arguments: str) -> list[str]:
-        store = [f"--{option}={self._store}/{option}" for option in ("root", "runroot", "tmpdir")]
+        # podman refuses a runroot of more than 50 characters.
+        store = [f"--{option}={self._store}/{option[:3]}" for option in ("root", "runroot", "tmpdir")]
         return ["podman", *store, "--storage-driver=overlay", f"--runtime={self.runtime}", *arguments]
 
     def environment(self) -> dict[str, str]:
