@@ -9,9 +9,9 @@
       ingest/                       unfinished work, safe to delete when nothing runs
       images.lock  store.lock       who edits index.json; who adds content (shared) or collects it (exclusive)
       containers/<id>/              an OCI bundle: config.json rootfs/ and container.json upper/ work/ log
-      names/<name>                  container id; created exclusively, so a name has one owner
+      names/<name>                  link to ../containers/<id>, made in one step: a name has one owner
     <run>/    /run/coracle, or $XDG_RUNTIME_DIR/coracle          gone after a reboot
-      containers/<id>/              state.json, lock, attach socket, exec.fifo
+      containers/<id>/              state.json, origin.json, lock, attach socket, exec.fifo
       seccomp/                      compiled filters
 
 Root and each user have separate stores; they never mix.

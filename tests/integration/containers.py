@@ -178,6 +178,10 @@ class Store:
         (path / "config.json").write_text(json.dumps(spec))
         return path
 
+    def identifier(self, name: str) -> str:
+        """The id behind a name."""
+        return os.path.basename(os.readlink(self.root / "names" / name))
+
     def record(self, identifier: str) -> dict[str, object]:
         return json.loads((self.root / f"containers/{identifier}/container.json").read_text())  # type: ignore[no-any-return]
 

@@ -120,7 +120,7 @@ def test_detached_with_log_name_and_cidfile(clean_store, busybox):
     assert time.monotonic() - started < 20
     assert re.fullmatch("[0-9a-f]{64}", identifier)
     assert cidfile.read_text() == identifier
-    assert (store.root / "names/web.1").read_text() == identifier
+    assert store.identifier("web.1") == identifier
     log = store.root / f"containers/{identifier}/log"
     assert wait_until(lambda: log.exists() and log.read_text().count("\n") >= 2)
     assert store.run("--name", "web.1", "--rootfs", busybox, "true").code == 125
@@ -131,7 +131,7 @@ def test_detached_with_log_name_and_cidfile(clean_store, busybox):
 
 def test_a_log_tells_streams_and_times(store, busybox):
     store.run("--name", "logged", "--rootfs", busybox, "sh", "-c", "echo out; echo err >&2; printf half", code=0)
-    identifier = (store.root / "names/logged").read_text()
+    identifier = store.identifier("logged")
     entries = [json.loads(line) for line in (store.root / f"containers/{identifier}/log").read_text().splitlines()]
     assert sorted((entry["stream"], entry["log"]) for entry in entries) == [
         ("stderr", "err\n"), ("stdout", "half"), ("stdout", "out\n"),
@@ -144,7 +144,7 @@ def test_a_log_tells_streams_and_times(store, busybox):
 def test_a_log_is_bounded(store, busybox):
     options = ("--name", "noisy", "--log-opt", "max-size=100k", "--log-opt", "max-file=2")
     store.run(*options, "--rootfs", busybox, "sh", "-c", "yes 0123456789 | head -n 180000", code=0)
-    identifier = (store.root / "names/noisy").read_text()
+    identifier = store.identifier("noisy")
     logs = [path for path in (store.root / f"containers/{identifier}").iterdir() if path.name.startswith("log")]
     assert len(logs) == 2
     assert sum(path.stat().st_size for path in logs) <= 2 * 100 * 1024
@@ -153,7 +153,7 @@ def test_a_log_is_bounded(store, busybox):
 
 def test_no_log(store, busybox):
     store.run("--name", "quiet", "--log-driver", "none", "--rootfs", busybox, "echo", "x", code=0)
-    identifier = (store.root / "names/quiet").read_text()
+    identifier = store.identifier("quiet")
     assert not (store.root / f"containers/{identifier}/log").exists()
 
 

@@ -82,7 +82,7 @@ def _file(directory, name):
 def test_memory_is_enforced_and_the_record_says_so(store, busybox):
     script = "tail -c 60m /dev/zero"  # tail keeps what it may have to print
     store.run("--name", "fat", "-m", "32m", "--memory-swap", "32m", "--rootfs", busybox, "sh", "-c", script, code=137)
-    identifier = (store.root / "names/fat").read_text()
+    identifier = store.identifier("fat")
     ended = json.loads((store.root / f"containers/{identifier}/exit.json").read_text())
     assert (ended["code"], ended["oom"]) == (137, True)
 

@@ -5,14 +5,18 @@
                        exit.json       how it last ended
                        log             what it wrote
                        upper/ work/    its own layer, and overlayfs's scratch directory
-<run>/containers/<id>/state.json       the process, its group and its monitor, while it runs
-                      lock             held by the monitor as long as it lives
-<root>/names/<name>                    the id; created exclusively, so that a name has one owner
+<run>/containers/<id>/lock             held by whoever makes the container, then by its monitor as long as it lives
+                      origin.json      storage root and control group; written before either is there
+                      state.json       the process, its group and its monitor, while it runs
+<root>/names/<name>                    a link to ../containers/<id>: made in one step, so that a name has one owner
+
+A directory without container.json whose lock is free was left by a killed command (engine/lifecycle, sweep).
 """
 
 from __future__ import annotations
 
 import os
+from fcntl import LOCK_EX, flock
 
 from coracle.errors import ConflictError, ContentError, NotFoundError, UsageError
 from coracle.linux.process import is_alive
@@ -92,6 +96,15 @@ class Container:
         """The record of the running process, or None."""
         return self._load(f"{self.run_directory}/state.json")
 
+    def origin(self) -> dict[str, Any] | None:
+        """``root`` and ``cgroup``, as written down before anything else was made."""
+        return self._load(f"{self.run_directory}/origin.json")
+
+    def group(self) -> dict[str, Any]:
+        """The record of its control group, {} if it has none."""
+        found = self.process() or self.origin() or {}
+        return found.get("cgroup") or {}
+
     def exit(self) -> dict[str, Any] | None:
         """How it last ended: ``code``, ``finished``, ``oom``; or None."""
         return self._load(f"{self.directory}/exit.json")
@@ -105,6 +118,10 @@ class Container:
             return False
         lock.release()
         return not free
+
+    def is_born(self) -> bool:
+        """Whether it has been made, or is being made by a process that lives."""
+        return os.path.exists(f"{self.directory}/container.json") or self.is_monitored()
 
     def status(self) -> str:
         """created, running, paused, exited, or dead (its record is unreadable)."""
@@ -159,59 +176,94 @@ def random_name() -> str:
 
 
 def claim_name(paths: Paths, identifier: str, wanted: str) -> str:
-    """Take ``wanted``, or any free name if it is empty, for ``identifier``.
+    """Take ``wanted``, or any free name if it is empty, for ``identifier``, whose directory is there.
 
-    The file is created exclusively; one that a killed command left for a container that does not
-    exist is taken over.
+    The name of a container that does not exist, or was never finished by a killed command, is free.
     :raises ConflictError: naming the owner.
     """
     os.makedirs(paths.names(), 0o700, exist_ok=True)
     for attempt in range(100):
         name = wanted or random_name() + (f"_{attempt}" if attempt > 9 else "")
-        path = paths.name(name)
-        temporary = f"{path}.{os.getpid()}.new"
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(fd, identifier.encode())
-            if _link(paths, temporary, path):
-                return name
-        finally:
-            os.close(fd)
-            os.unlink(temporary)
+        if _claim(paths, identifier, paths.name(name)):
+            return name
         if wanted:
-            owner = _owner(path)
+            owner = _owner(paths.name(name))
             raise ConflictError(f"the name {name} is already used by container {owner[:12]}", f"coracle rm {name}")
     raise ConflictError("found no free name in 100 attempts", "give one with --name")
 
 
-def _link(paths: Paths, temporary: str, path: str) -> bool:
-    for _ in range(2):
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            owner = _owner(path)
-            if owner and os.path.isdir(paths.container(owner)):
-                return False
-            try:
-                os.unlink(path)  # left by a command that was killed before it made the container
-            except FileNotFoundError:
-                pass
-        else:
-            return True
-    return False
+def _claim(paths: Paths, identifier: str, path: str) -> bool:
+    link = f"../containers/{identifier}"
+    try:
+        os.symlink(link, path)
+        return True
+    except FileExistsError:
+        if Container(paths, _owner(path)).is_born():
+            return False
+    guard = _lock_names(paths)
+    try:
+        if Container(paths, _owner(path)).is_born():
+            return False
+        _unlink(path)
+        os.symlink(link, path)
+        return True
+    except FileExistsError:
+        return False
+    finally:
+        os.close(guard)
+
+
+def _lock_names(paths: Paths) -> int:
+    """A descriptor that is to be held, and then closed, by whoever takes a name from its owner."""
+    guard = os.open(paths.names(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    flock(guard, LOCK_EX)
+    return guard
 
 
 def _owner(path: str) -> str:
+    """The id behind a name, or "-", which no container has."""
     try:
-        return read(path).decode()
+        return os.path.basename(os.readlink(path)) or "-"
+    except OSError:
+        return "-"
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
     except FileNotFoundError:
-        return ""
+        pass
 
 
 def release_name(paths: Paths, name: str, identifier: str) -> None:
     """Give ``name`` back, if it is still this container's."""
-    if _owner(paths.name(name)) == identifier:
-        os.unlink(paths.name(name))
+    guard = _lock_names(paths)
+    try:
+        if _owner(paths.name(name)) == identifier:
+            _unlink(paths.name(name))
+    finally:
+        os.close(guard)
+
+
+def names_of(paths: Paths, identifier: str) -> list[str]:
+    """The names of a container whose own record cannot be read."""
+    try:
+        names = os.listdir(paths.names())
+    except FileNotFoundError:
+        return []
+    return [name for name in names if _owner(paths.name(name)) == identifier]
+
+
+def release_ownerless(paths: Paths) -> None:
+    """Free the names of containers that are gone: removed by a command that was killed just then."""
+    try:
+        names = os.listdir(paths.names())
+    except FileNotFoundError:
+        return
+    for name in names:
+        owner = _owner(paths.name(name))
+        if not os.path.isdir(paths.container(owner)):
+            release_name(paths, name, owner)
 
 
 def all_containers(paths: Paths) -> list[Container]:
@@ -224,6 +276,8 @@ def all_containers(paths: Paths) -> list[Container]:
     for name in names:
         container = Container(paths, name)
         try:
+            if not _HEX.issuperset(name):  # on its way out
+                continue
             found.append((str(container.record["created"]), container))
         except NotFoundError:
             continue
@@ -237,13 +291,14 @@ def find(paths: Paths, wanted: str) -> Container:
     """
     if wanted and _NAME.issuperset(wanted):
         identifier = _owner(paths.name(wanted))
-        if identifier and os.path.isdir(paths.container(identifier)):
+        if os.path.isdir(paths.container(identifier)):
             return Container(paths, identifier)
         if _HEX.issuperset(wanted):
             try:
-                matches = [name for name in os.listdir(paths.containers()) if name.startswith(wanted)]
+                names = os.listdir(paths.containers())
             except FileNotFoundError:
-                matches = []
+                names = []
+            matches = [name for name in names if name.startswith(wanted) and _HEX.issuperset(name)]
             if len(matches) > 1:
                 raise UsageError(f"{wanted} means {len(matches)} containers", "give more digits of the id")
             if matches:

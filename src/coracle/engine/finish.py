@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from coracle.engine.container import Container, release_name
+from coracle.engine.container import Container
 from coracle.engine.removal import remove_directories, remove_group
 from coracle.linux.namespace import setns
 from coracle.paths import Paths
@@ -26,17 +26,16 @@ def finish(task: dict[str, Any], code: int, kept: list[int]) -> None:
         container.save_exit(code, now(), oom)
         _forget_process(container)
         return
-    name = container.name
-    release_name(container.paths, name, container.identifier)
+    names = [container.name]
     if not task["userns"]:
-        remove_directories(container.paths, container.identifier)
+        remove_directories(container.paths, container.identifier, names)
         return
     pid = os.fork()  # files of the container's users belong to the namespace's root alone
     if pid == 0:
         try:
             setns(kept[1])
             os.setresuid(0, 0, 0)
-            remove_directories(container.paths, container.identifier)
+            remove_directories(container.paths, container.identifier, names)
         finally:
             os._exit(0)
     os.waitpid(pid, 0)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import select
+from fcntl import LOCK_EX, flock
 
-from coracle.engine.container import DEAD, EXITED, PAUSED, RUNNING, Container
+from coracle.engine.container import DEAD, EXITED, PAUSED, RUNNING, Container, release_ownerless
 from coracle.engine.removal import remove, remove_group
 from coracle.errors import ConflictError, CoracleError
 from coracle.image.removal import remove_tree
@@ -31,15 +32,20 @@ def reconcile(container: Container) -> str:
     and loses its group; one with ``--rm`` is removed, as its monitor would have done.
     """
     status = container.status()
-    process = container.process()
-    if status != EXITED or process is None or container.is_monitored():
+    if status != EXITED or container.is_monitored():
+        return status
+    process = container.process()  # read again: from here on no monitor changes it
+    if process is None:
         return status
     remove_group(process.get("cgroup") or {})
     if container.record.get("remove"):
         remove(container)
         return DEAD
-    container.save_exit(KILLED, now(), error="the monitor was killed")
-    _forget(container)
+    try:
+        container.save_exit(KILLED, now(), error="the monitor was killed")
+        _forget(container)
+    except OSError:  # a full disk; the next command tries again
+        pass
     return EXITED
 
 
@@ -51,46 +57,51 @@ def _forget(container: Container) -> None:
 
 
 def sweep(paths: Paths) -> None:
-    """Remove directories that a killed command left before they became a container, or while removing one."""
+    """Remove what killed commands left before it became a container, or while they removed one."""
     for base in (paths.containers(), paths.running()):
-        try:
-            names = os.listdir(base)
-        except FileNotFoundError:
-            continue
-        for name in names:
+        for name in _entries(base):
             if name.endswith(".removed"):
                 remove_tree(f"{base}/{name}")
-            elif base == paths.containers() and not os.path.exists(f"{base}/{name}/container.json"):
-                _remove_unborn(Container(paths, name))
+    for name in _entries(paths.containers()):
+        if not os.path.exists(f"{paths.containers()}/{name}/container.json"):
+            _remove_unborn(Container(paths, name))
+    for name in _entries(paths.running()):
+        if not os.path.exists(paths.container(name)):
+            _remove_unborn(Container(paths, name))
+    release_ownerless(paths)
+
+
+def _entries(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:
+        return []
 
 
 def _remove_unborn(container: Container) -> None:
-    """A directory without a record: being made right now (its lock is held) or left by a kill -9."""
+    """A directory without a record: being made right now (its lock is held) or left by a kill -9.
+
+    Several storage roots may share a run directory; what another root is written down for is left alone.
+    """
+    if not os.path.isdir(container.paths.running()):
+        return
+    nursery = os.open(container.paths.running(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     lock = Lock(f"{container.run_directory}/lock")
     try:
-        if not lock.acquire(wait=False):
+        flock(nursery, LOCK_EX)  # so that a directory has its lock, or nobody who will take it
+        try:
+            if not lock.acquire(wait=False):
+                return
+        except FileNotFoundError:  # there is no such directory
+            pass
+        origin = container.origin()
+        if origin is not None and origin["root"] != container.paths.root:
             return
-    except FileNotFoundError:
-        pass
-    try:
-        for key, file in (("pids", "tasks"), ("unified", "cgroup.procs")):
-            _kill_group(f"/sys/fs/cgroup/{key}/coracle/{container.identifier}/{file}")
-        remove(container)
+        if not os.path.exists(f"{container.directory}/container.json"):  # it may have been born and ended meanwhile
+            remove(container)
     finally:
         lock.release()
-
-
-def _kill_group(path: str) -> None:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return
-    for pid in os.read(fd, 65536).split():
-        try:
-            os.kill(int(pid), SIGKILL)
-        except ProcessLookupError:
-            continue
-    os.close(fd)
+        os.close(nursery)
 
 
 def kill(container: Container, signal: int) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 
-from coracle.engine.container import Container, release_name
+from coracle.engine.container import Container, names_of, release_name
 from coracle.errors import CoracleError
 from coracle.image.removal import remove_tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from coracle.paths import Paths
@@ -40,15 +41,23 @@ def remove_group(record: dict[str, Any]) -> None:
             return
 
 
-def remove_directories(paths: Paths, identifier: str) -> None:
-    """Delete the container's directories; its record goes first, so that nobody takes the rest for a container."""
-    for directory in (paths.state(identifier), paths.container(identifier)):
-        doomed = f"{directory}.removed"
+def remove_directories(paths: Paths, identifier: str, names: Sequence[str] = ()) -> None:
+    """Delete the container's directories and free its ``names``.
+
+    First it vanishes, by a rename each, then the names are free, then the files are deleted: killed
+    in between, it is either still there with its name, or gone but for files that ``sweep`` deletes.
+    """
+    doomed = []
+    for directory in (paths.container(identifier), paths.state(identifier)):
+        doomed.append(f"{directory}.removed")
         try:
-            os.rename(directory, doomed)
+            os.rename(directory, doomed[-1])
         except FileNotFoundError:
             pass
-        remove_tree(doomed)
+    for name in names:
+        release_name(paths, name, identifier)
+    for directory in doomed:
+        remove_tree(directory)
 
 
 def remove(container: Container) -> None:
@@ -56,14 +65,9 @@ def remove(container: Container) -> None:
 
     :raises CoracleError: if something of it cannot be deleted.
     """
-    process = container.process()
-    name = ""
+    remove_group(container.group())
     try:
-        name = container.name
-    except CoracleError:  # killed half-way through an earlier removal
-        pass
-    if process:
-        remove_group(process.get("cgroup") or {})
-    if name:
-        release_name(container.paths, name, container.identifier)
-    remove_directories(container.paths, container.identifier)
+        names = [container.name]
+    except CoracleError:  # killed before it was written down, or damaged
+        names = names_of(container.paths, container.identifier)
+    remove_directories(container.paths, container.identifier, names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 
 from coracle.engine import steps
 from coracle.engine.draft import Draft, draft
@@ -16,7 +17,7 @@ from coracle.runtime import group as groups
 from coracle.runtime.spawn import Child, spawn
 from coracle.runtime.state import now
 from coracle.runtime.steps.rootfs import HostRoot, OverlayRoot
-from coracle.step import Plan, World
+from coracle.step import HOST, Plan, World, roll_back
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from coracle.engine.rootless import Maps
     from coracle.step import Step
 
+_DEATH_MS = 10_000
 LOG_SIZE, LOG_FILES = 16 << 20, 2  # bounded by default; --log-opt max-size, max-file
 
 
@@ -65,8 +67,11 @@ def complete(plan: Draft, paths: Paths) -> Plan:
     """The draft's plan with the engine's own steps in front."""
     options, identifier = plan.options, plan.identifier
     base = paths.container(identifier)
+    group = groups.record(plan.group)
     front: list[Step] = [
-        steps.ContainerDirectory(paths, identifier, _directories(plan), "every container has a bundle directory"),
+        steps.ContainerDirectory(
+            paths, identifier, _directories(plan), group, "every container has a bundle directory"
+        ),
         steps.ClaimName(paths, identifier, options.name, "--name" if options.name else "every container has a name"),
     ]
     if options.cidfile:
@@ -101,6 +106,7 @@ def start(plan: Draft, paths: Paths, link: _socket.socket, warn: Callable[[str],
         raise
     lock = world.fds.pop("container lock")
     world.close()
+    handed_over = False
     try:
         _record(plan, paths, child, world, maps)
         task = _task(plan, paths, child, maps)
@@ -108,14 +114,25 @@ def start(plan: Draft, paths: Paths, link: _socket.socket, warn: Callable[[str],
         if maps is not None:
             descriptors.append(os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC))
         hand_over(link, task, descriptors, files)
+        handed_over = True
         os.close(lock)
         open_gate(opener, complete_plan, child, link)
     except BaseException:
         send_signal(child.pidfd, 9)
+        if not handed_over:
+            _abandon(child, complete_plan, world)
         raise
     options = plan.options
     tell_client(link, plan.identifier, task, options.detach, options.detach_keys, options.sig_proxy)
     return plan.identifier
+
+
+def _abandon(child: Child, plan: Plan, world: World) -> None:
+    """Take everything back that was made for a container which could not be written down or handed over."""
+    poll = select.poll()
+    poll.register(child.pidfd, select.POLLIN)
+    poll.poll(_DEATH_MS)
+    roll_back(plan.at(HOST), world)
 
 
 def _hook_state(plan: Draft, paths: Paths, world: World) -> dict[str, Any]:

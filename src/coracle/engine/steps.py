@@ -3,42 +3,59 @@
 from __future__ import annotations
 
 import os
+from fcntl import LOCK_SH, flock
 
 from coracle.engine.container import claim_name, release_name
 from coracle.engine.host import prepare
 from coracle.errors import ConflictError
 from coracle.linux.shell import command, quote
-from coracle.record import Lock, write
+from coracle.record import Lock, save, write
 from coracle.step import HOST, Step, World
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from coracle.image.ready import ReadyImage
     from coracle.paths import Paths
     from coracle.runtime.steps.rootfs import HostRoot
 
 
 class ContainerDirectory(Step):
-    """The bundle directory of a container, with its own layer, and its directory for run-time state."""
+    """The bundle directory of a container, and its directory for run-time state with the lock of its maker.
 
-    __slots__ = ("directories", "identifier", "paths")
+    What will be made elsewhere, ``group`` is the record of its control group, is written down first, so that
+    the next command finds it should this one be killed.
+    """
+
+    __slots__ = ("directories", "group", "identifier", "paths")
     place = HOST
 
-    def __init__(self, paths: Paths, identifier: str, directories: list[str], cause: str) -> None:
+    def __init__(
+        self, paths: Paths, identifier: str, directories: list[str], group: dict[str, Any], cause: str
+    ) -> None:
         super().__init__(cause)
         self.paths = paths
         self.identifier = identifier
         self.directories = directories
+        self.group = group
 
     def do(self, world: World) -> None:
         os.makedirs(self.paths.containers(), 0o711, exist_ok=True)
         os.makedirs(self.paths.running(), 0o711, exist_ok=True)
-        os.mkdir(self.paths.container(self.identifier), 0o711)
-        os.mkdir(self.paths.state(self.identifier), 0o700)
-        lock = Lock(f"{self.paths.state(self.identifier)}/lock")
-        lock.acquire()
+        state = self.paths.state(self.identifier)
+        nursery = os.open(self.paths.running(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            flock(nursery, LOCK_SH)  # nobody sweeps between the directory and its lock
+            os.mkdir(state, 0o700)
+            lock = Lock(f"{state}/lock")
+            lock.acquire()
+        finally:
+            os.close(nursery)
         world.fds["container lock"] = lock.fd
         lock.fd = -1
+        save(f"{state}/origin.json", {"root": self.paths.root, "cgroup": self.group})
+        os.mkdir(self.paths.container(self.identifier), 0o711)
         for name in self.directories:
             os.mkdir(f"{self.paths.container(self.identifier)}/{name}", 0o755)
 

@@ -360,8 +360,14 @@ class Monitor:
 
         if self.log is not None:
             self.log.close()
-        if self.task["finish"]:
+        if not self.task["finish"]:
+            return
+        try:
             import_module(self.task["finish"]).finish(self.task, code, self.kept)
+        except Exception as error:  # such as a full disk: the client has to hear the exit code all the same
+            if self.client is not None:
+                text = f"coracle: warning: could not tidy up behind the container: {error} (see coracle ps -a)\n"
+                send(self.client, STDERR + text.encode("utf-8", "replace"))
 
 
 def _open_log(task: dict[str, Any]) -> Any:
