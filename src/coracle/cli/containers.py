@@ -10,7 +10,6 @@ from coracle.cli.table import ago, columns, shorten
 from coracle.engine import lifecycle
 from coracle.engine.container import CREATED, DEAD, EXITED, PAUSED, RUNNING, Container, all_containers, find
 from coracle.engine.options import FLAG, VALUE, Option, Table, parse, values
-from coracle.engine.options.help import help_text
 from coracle.engine.options.parser import boolean
 from coracle.errors import CoracleError, NotFoundError, UsageError
 from coracle.linux.shell import command
@@ -81,6 +80,8 @@ def _parse(name: str, argv: Sequence[str], least: int = 1) -> tuple[Options, lis
     table = Table((("Options", (*options, _HELP)),))
     parsed, rest = parse(table, argv, interspersed=True)
     if parsed.help:
+        from coracle.engine.options.help import help_text
+
         print(help_text(table, usage, line), end="")
         return None
     if len(rest) < least:
