@@ -68,6 +68,8 @@ def _write(value: Any, parts: list[str], newline: str, indent: str) -> None:
     elif isinstance(value, str):
         parts.append(encode_basestring_ascii(value))
     elif isinstance(value, (int, float)):
+        if value - value != 0:  # infinities and NaN
+            raise ValueError(f"{value} is not JSON")
         parts.append(repr(value))
     elif isinstance(value, dict):
         _write_items(value.items(), "{", "}", parts, newline, indent)
