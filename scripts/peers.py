@@ -102,8 +102,8 @@ class Podman:
         self.place.run(["mount", "--bind", self._store / file.name, file], check=True)
 
     def argv(self, *arguments: str) -> list[str]:
-        # podman refuses a runroot of more than 50 characters.
-        store = [f"--{option}={self._store}/{option[:3]}" for option in ("root", "runroot", "tmpdir")]
+        # podman refuses a runroot of more than 50 characters; /run is the enclosure's own.
+        store = [f"--root={self._store}/root", "--runroot=/run/podman", "--tmpdir=/run/libpod"]
         return ["podman", *store, "--storage-driver=overlay", f"--runtime={self.runtime}", *arguments]
 
     def environment(self) -> dict[str, str]:
@@ -123,6 +123,8 @@ class Podman:
 class Docker:
     """A dockerd of its own in an enclosure, with its client.  A context manager; ``runtimes``: name → program."""
 
+    SOCKET = "/run/docker.sock"
+
     def __init__(self, place: Enclosure, runtimes: dict[str, str | Path] | None = None) -> None:
         self.place = place
         self._store = place.directory / "docker"
@@ -141,9 +143,9 @@ class Docker:
         (self.place.seen / "docker").mkdir(exist_ok=True)
         settings = {
             "data-root": f"{self._store}/data",
-            "exec-root": f"{self._store}/exec",
-            "pidfile": f"{self._store}/pid",
-            "hosts": [f"unix://{self._store}/socket"],
+            "exec-root": "/run/docker",
+            "pidfile": "/run/docker.pid",
+            "hosts": [f"unix://{self.SOCKET}"],
             "bridge": "none",
             "iptables": False,
             "ip6tables": False,
@@ -169,10 +171,10 @@ class Docker:
 
     def pid(self) -> int:
         """dockerd's pid, as the enclosure numbers it."""
-        return int((self.place.seen / "docker/pid").read_text())
+        return int(Path(f"/proc/{self.place.pid}/root/run/docker.pid").read_text())
 
     def argv(self, *arguments: str) -> list[str]:
-        return ["docker", "--host", f"unix://{self._store}/socket", *arguments]
+        return ["docker", "--host", f"unix://{self.SOCKET}", *arguments]
 
     def environment(self) -> dict[str, str]:
         # An empty client configuration: the user's may name contexts and proxies.
@@ -191,7 +193,7 @@ class Docker:
     def close(self) -> None:
         if self._daemon is None:
             return
-        self.place.run(["sh", "-c", f"kill $(cat {self._store}/pid)"])
+        self.place.run(["sh", "-c", "kill $(cat /run/docker.pid)"])
         try:
             self._daemon.wait(20)
         except subprocess.TimeoutExpired:
