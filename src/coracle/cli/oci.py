@@ -355,3 +355,7 @@ _ACTIONS: dict[str, Callable[[Call], int]] = {
     "features": _features,
     "explain": _explain,
 }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

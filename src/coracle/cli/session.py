@@ -54,16 +54,24 @@ def run(argv: list[str]) -> int:
 
     def work(link: _socket.socket) -> int:
         from coracle.engine import run as engine
-        from coracle.engine.options import RUN, parse_run
-        from coracle.engine.options.help import help_text
 
-        if "--help" in argv and parse_run(argv)[0].help:  # before the image; -h is --hostname, as in docker
+        if "--help" in argv and _asks_for_help(argv):
+            from coracle.engine.options import RUN
+            from coracle.engine.options.help import help_text
+
             usage = "coracle run [OPTIONS] IMAGE [COMMAND] [ARG...]"
             _say(help_text(RUN, usage, "Create and start a container"))
             return 0
         return engine.worker(argv, link, _warn, _say)
 
     return _session(work)
+
+
+def _asks_for_help(argv: list[str]) -> bool:
+    """Whether ``--help`` stands before the image; ``-h`` is --hostname, as in docker."""
+    from coracle.engine.options import parse_run
+
+    return bool(parse_run(argv)[0].help)
 
 
 def exec_(argv: list[str]) -> int:

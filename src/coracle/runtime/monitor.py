@@ -329,6 +329,8 @@ class Monitor:
             send(self.client, verdict)
             if verdict.startswith(EXIT):
                 self._drop_client()
+        if self.client is not None and self.task["finish"]:
+            _import(self.task["finish"])  # somebody waits for the end: have it ready while the program runs
 
     def _dismiss_worker(self) -> None:
         """It has ended, as have the processes in between that it made."""
@@ -355,19 +357,21 @@ class Monitor:
         return code if code >= 0 else 128 - code
 
     def _finish(self, code: int) -> None:
-        """Write down how it ended and remove what is to be removed; imports wait until now."""
-        from importlib import import_module
-
+        """Write down how it ended and remove what is to be removed."""
         if self.log is not None:
             self.log.close()
         if not self.task["finish"]:
             return
         try:
-            import_module(self.task["finish"]).finish(self.task, code, self.kept)
+            _import(self.task["finish"]).finish(self.task, code, self.kept)
         except Exception as error:  # such as a full disk: the client has to hear the exit code all the same
             if self.client is not None:
                 text = f"coracle: warning: could not tidy up behind the container: {error} (see coracle ps -a)\n"
                 send(self.client, STDERR + text.encode("utf-8", "replace"))
+
+
+def _import(module: str) -> Any:
+    return __import__(module, None, None, ["finish"])
 
 
 def _open_log(task: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Steps for cache and memory bandwidth allocation (runtime-spec config-linux.md, "IntelRdt"; filesystems/resctrl.rst)."""
+"""Steps for cache and memory bandwidth allocation (config-linux.md, "IntelRdt"; filesystems/resctrl.rst)."""
 
 from __future__ import annotations
 
