@@ -129,9 +129,9 @@ CASES: dict[str, list[str]] = {
     "create, init, start": [
         "?create --name {c} --network none {image} echo started",
         "init {c}",
-        "ps -a --filter name={c} --format '{{.State}}'",
+        "inspect --format '{{.State.Status}}' {c}",
         "start -a {c}",
-        "ps -a --filter name={c} --format '{{.State}}'",
+        "inspect --format '{{.State.Status}}' {c}",
         "rm {c}",
     ],
     "remove before start": ["?create --name {c} --network none {image} true", "init {c}", "rm -f -t 0 {c}"],
@@ -178,7 +178,7 @@ CASES: dict[str, list[str]] = {
     "pause": [
         "?run -d --name {c} --network none {image} sleep 100",
         "pause {c}",
-        "ps -a --filter name={c} --format '{{.State}}'",
+        "inspect --format '{{.State.Status}}' {c}",
         "?exec {c} true",
         "unpause {c}",
         "exec {c} echo awake",
@@ -188,7 +188,7 @@ CASES: dict[str, list[str]] = {
     "restart": [
         "?run -d --name {c} --network none {image} sh -c 'echo up; sleep 100'",
         "?restart -t 0 {c}",
-        "ps -a --filter name={c} --format '{{.State}}'",
+        "inspect --format '{{.State.Status}}' {c}",
         "-rm -f -t 0 {c}",
     ],
     "restart policy": [
