@@ -173,7 +173,7 @@ def _setgroups_denied(request: Request) -> bool:
     if not request.inside and any(
         entry["type"] == "user" and not entry.get("path") for entry in request.linux("namespaces", [])
     ):
-        return os.geteuid() != 0 and len(request.linux("gidMappings", [])) == 1
+        return os.geteuid() != 0 and [entry["size"] for entry in request.linux("gidMappings", [])] == [1]
     try:
         return read(f"/proc/{request.inside or 'self'}/setgroups").startswith(b"deny")
     except OSError:

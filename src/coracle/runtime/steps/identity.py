@@ -176,7 +176,9 @@ class BoundingSet(InitStep):
 
 def _only(capabilities: int) -> str:
     """A set that is exactly ``capabilities``, in the words of setpriv(1)."""
-    return ",".join(["-all", *(f"+{name.lower().removeprefix('cap_')}" for name in capability.names(capabilities))])
+    words = [name.lower() for name in capability.names(capabilities)]
+    # One without a name, of a newer kernel, is cap_N there, too.
+    return ",".join(["-all", *(f"+{word if word[4:].isdigit() else word.removeprefix('cap_')}" for word in words)])
 
 
 def _short(names: list[str]) -> str:
