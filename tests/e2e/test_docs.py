@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 from enclosure import Enclosure
-from peers import busybox_archive, coracle_inside, missing
+from peers import busybox_archive, coracle_command, coracle_inside, missing
 
 from coracle.cli.main import COMMANDS
 from coracle.cli.oci_options import COMMANDS as OCI_COMMANDS
@@ -94,6 +95,17 @@ def test_readme_names_every_command() -> None:
     assert engine == set(COMMANDS)
     oci = table.partition("`coracle-oci`")[2].partition(":")[2].partition("|")[0]
     assert set(oci.replace(",", " ").split()) == set(OCI_COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_a_help_page(name: str, tmp_path: Path) -> None:
+    program = coracle_command("coracle", tmp_path)
+    assert program is not None
+    for words in ([name, "--help"], ["help", name]):
+        process = subprocess.run([program, *words], capture_output=True, text=True, check=False)
+        assert (process.returncode, process.stderr) == (0, "")
+        assert process.stdout.startswith(f"Usage:  coracle {name}")
+        assert name == "version" or re.search(r"^  .*--", process.stdout, re.MULTILINE), "no option is shown"
 
 
 def test_readme_has_the_set_up_commands() -> None:

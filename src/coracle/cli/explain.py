@@ -28,7 +28,7 @@ def _form(text: str) -> str:
 
 
 TABLE = Table(
-    (("", (Option("as", "", VALUE, _form, "prose", "form", "How to print the plan: prose, shell or json"),)),)
+    (("Options", (Option("as", "", VALUE, _form, "prose", "form", "How to print the plan: prose, shell or json"),)),)
 )
 
 
@@ -37,7 +37,7 @@ def explain(argv: list[str]) -> int:
     if argv[:1] in (["--help"], ["-h"]):
         from coracle.engine.options.help import help_text
 
-        print(help_text(TABLE, USAGE, "Print the plan that a command would carry out, and do nothing"))
+        print(help_text(TABLE, USAGE, "Print the plan that a command would carry out, and do nothing"), end="")
         return 0
     options, rest = parse(TABLE, argv)
     if not rest or rest[0] not in ("run", "create"):

@@ -60,7 +60,7 @@ def run(argv: list[str]) -> int:
             from coracle.engine.options.help import help_text
 
             usage = "coracle run [OPTIONS] IMAGE [COMMAND] [ARG...]"
-            _say(help_text(RUN, usage, "Create and start a container"))
+            _say(help_text(RUN, usage, "Create and start a container").rstrip())
             return 0
         return engine.worker(argv, link, _warn, _say)
 
@@ -84,7 +84,7 @@ def exec_(argv: list[str]) -> int:
             from coracle.engine.options.help import help_text
 
             usage = "coracle exec [OPTIONS] CONTAINER COMMAND [ARG...]"
-            _say(help_text(engine.EXEC, usage, "Run a command in a running container"))
+            _say(help_text(engine.EXEC, usage, "Run a command in a running container").rstrip())
             return 0
         return engine.worker(argv, link, _warn)
 

@@ -38,7 +38,7 @@ def _flag(name: str, short: str, line: str) -> Option:
 EXEC = Table(
     (
         (
-            "",
+            "Options",
             (
                 _flag("detach", "d", "Run the command in the background"),
                 Option("detach-keys", "", VALUE, values.detach_keys, DETACH_KEYS, "keys", "Key sequence for detaching"),
