@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 
 from coracle.engine.container import Container
-from coracle.engine.removal import remove_directories, remove_group
+from coracle.engine.removal import remove_group, remove_vanished, vanish
 from coracle.linux.namespace import setns
 from coracle.paths import Paths
 from coracle.runtime.state import now
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 
-def finish(task: dict[str, Any], code: int, kept: list[int]) -> None:
-    """The end of the container in ``task``; ``kept`` are its lock and, for a user, his namespace."""
+def finish(task: dict[str, Any], code: int, kept: list[int]) -> Callable[[], None]:
+    """The end of the container in ``task``; ``kept`` are its lock and, for a user, his namespace.
+
+    What it returns deletes the files of a container that has vanished already; nobody has to wait for that.
+    """
     container = Container(Paths(task["root"], task["run"]), task["id"])
     process = container.process() or {}
     group = process.get("cgroup") or {}
@@ -25,20 +29,16 @@ def finish(task: dict[str, Any], code: int, kept: list[int]) -> None:
     if not task["remove"]:
         container.save_exit(code, now(), oom)
         _forget_process(container)
-        return
-    names = [container.name]
-    if not task["userns"]:
-        remove_directories(container.paths, container.identifier, names)
-        return
-    pid = os.fork()  # files of the container's users belong to the namespace's root alone
-    if pid == 0:
-        try:
+        return lambda: None
+    doomed = vanish(container.paths, container.identifier, [container.name])
+
+    def delete() -> None:
+        if task["userns"]:  # files of the container's users belong to the namespace's root alone
             setns(kept[1])
             os.setresuid(0, 0, 0)
-            remove_directories(container.paths, container.identifier, names)
-        finally:
-            os._exit(0)
-    os.waitpid(pid, 0)
+        remove_vanished(doomed)
+
+    return delete
 
 
 def _was_out_of_memory(group: dict[str, Any]) -> bool:

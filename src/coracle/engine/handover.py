@@ -67,12 +67,14 @@ class StandardFiles:
 def hand_over(link: _socket.socket, task: dict[str, Any], descriptors: list[int], files: StandardFiles) -> None:
     """Give the monitor at ``link`` the process of ``task``; see :class:`coracle.runtime.monitor.Monitor`.
 
+    The descriptors live on in the socket until the monitor has them: there is nothing to wait for.
     :raises CoracleError: if the monitor is gone.
     """
     kept = files.collect()
-    send_with_descriptors(link, HAND_OVER + marshal.dumps(task), [*descriptors, *kept])
-    if link.recv(16) != HAND_OVER:
-        raise CoracleError("the container's monitor died")
+    try:
+        send_with_descriptors(link, HAND_OVER + marshal.dumps(task), [*descriptors, *kept])
+    except OSError:
+        raise CoracleError("the container's monitor died") from None
     for fd in kept:
         os.close(fd)
 

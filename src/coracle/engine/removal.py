@@ -47,6 +47,11 @@ def remove_directories(paths: Paths, identifier: str, names: Sequence[str] = ())
     First it vanishes, by a rename each, then the names are free, then the files are deleted: killed
     in between, it is either still there with its name, or gone but for files that ``sweep`` deletes.
     """
+    remove_vanished(vanish(paths, identifier, names))
+
+
+def vanish(paths: Paths, identifier: str, names: Sequence[str] = ()) -> list[str]:
+    """The quick first half of :func:`remove_directories`: nobody sees the container any more; what to delete."""
     doomed = []
     for directory in (paths.container(identifier), paths.state(identifier)):
         doomed.append(f"{directory}.removed")
@@ -56,6 +61,11 @@ def remove_directories(paths: Paths, identifier: str, names: Sequence[str] = ())
             pass
     for name in names:
         release_name(paths, name, identifier)
+    return doomed
+
+
+def remove_vanished(doomed: list[str]) -> None:
+    """The second half: delete the files."""
     for directory in doomed:
         remove_tree(directory)
 

@@ -99,6 +99,7 @@ def start(plan: Draft, paths: Paths, link: _socket.socket, warn: Callable[[str],
     files = StandardFiles(plan.options.tty, plan.options.interactive, world)
     gate, opener = os.pipe()
     world.fds["gate"] = gate
+    world.values["meanwhile"] = lambda child: _record(plan, paths, child, world, maps)
     try:
         child = spawn(complete_plan, world, CLONE_PARENT)
     except BaseException:
@@ -108,7 +109,6 @@ def start(plan: Draft, paths: Paths, link: _socket.socket, warn: Callable[[str],
     world.close()
     handed_over = False
     try:
-        _record(plan, paths, child, world, maps)
         task = _task(plan, paths, child, maps)
         descriptors = [child.pidfd, lock]
         if maps is not None:

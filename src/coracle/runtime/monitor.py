@@ -76,10 +76,11 @@ def _oversee(client: _socket.socket, worker: _socket.socket) -> None:
     task = loads(packet[1:])
     monitor = Monitor(client, worker, task, descriptors)
     _release_standard_files()
-    worker.send(HAND_OVER)  # from here on the container is ours, whatever happens to the worker
     monitor.await_verdict()
-    code = monitor.serve()
+    code, tidy_up = monitor.serve()
     send(client, EXIT + bytes([code]))
+    client.close()
+    tidy_up()
 
 
 def _release_standard_files() -> None:
@@ -162,8 +163,8 @@ class Monitor:
         if self.client is not None:
             self.poll.register(self.client, select.POLLIN)
 
-    def serve(self) -> int:
-        """Until the container has ended and its output is drained; its exit code."""
+    def serve(self) -> tuple[int, Callable[[], None]]:
+        """Until the container has ended and its output is drained; its exit code, and what nobody waits for."""
         ended = False
         left = self.task["timeout"] * 1000 or None
         started = monotonic()
@@ -181,8 +182,7 @@ class Monitor:
             self._flush_client()
         self._drain()
         code = self._reap()
-        self._finish(code)
-        return code
+        return code, self._finish(code)
 
     def _serve_one(self, fd: int, event: int) -> None:
         if fd == self.input and event & ~select.POLLIN:  # a terminal's master is input and output in one
@@ -356,18 +356,24 @@ class Monitor:
         code = os.waitstatus_to_exitcode(self.status or 0)
         return code if code >= 0 else 128 - code
 
-    def _finish(self, code: int) -> None:
-        """Write down how it ended and remove what is to be removed."""
+    def _finish(self, code: int) -> Callable[[], None]:
+        """Write down how it ended, and let vanish what is to go; what is returned may wait until the client is gone."""
         if self.log is not None:
             self.log.close()
         if not self.task["finish"]:
-            return
+            return _nothing
         try:
-            _import(self.task["finish"]).finish(self.task, code, self.kept)
+            later: Callable[[], None] = _import(self.task["finish"]).finish(self.task, code, self.kept)
         except Exception as error:  # such as a full disk: the client has to hear the exit code all the same
             if self.client is not None:
                 text = f"coracle: warning: could not tidy up behind the container: {error} (see coracle ps -a)\n"
                 send(self.client, STDERR + text.encode("utf-8", "replace"))
+            return _nothing
+        return later
+
+
+def _nothing() -> None:
+    """What is left to do when all is done."""
 
 
 def _import(module: str) -> Any:

@@ -82,7 +82,15 @@ def _clone(plan: Plan, world: World, child: Child, theirs: _socket.socket, extra
     if child.pid == 0:
         child.link.close()
         _run_child(plan, world, theirs)
+    if not plan.join_first:
+        _tell(world, child)
+
+
+def _tell(world: World, child: Child) -> None:
+    """Make the child's pid known, to whoever wants to write it down before anything can go wrong."""
     world.pids["child"] = child.pid
+    if note := world.values.get("cloned"):
+        note(child.pid)
 
 
 def _accompany(plan: Plan, world: World, child: Child, done: list[Step], adopted: bool) -> None:
@@ -97,6 +105,8 @@ def _accompany(plan: Plan, world: World, child: Child, done: list[Step], adopted
         _expect(plan, world, child, MOUNTED)
         execute(plan.at(READY), world, done)
         child.link.send(GO)
+    if work := world.values.get("meanwhile"):  # the child is busy with its mounts; so should we be
+        work(child)
     _expect(plan, world, child, READY_REPORT)
 
 
@@ -106,7 +116,7 @@ def _adopt(plan: Plan, world: World, child: Child, adopted: bool) -> None:
     between, between_fd = child.pid, child.pidfd
     child.pid = unpack_from("i", packet, 1)[0]
     child.pidfd = os.pidfd_open(child.pid)
-    world.pids["child"] = child.pid
+    _tell(world, child)
     child.link.send(GO)
     if not adopted:
         os.waitpid(between, 0)
