@@ -311,6 +311,10 @@ def test_in_the_namespaces_of_another(clean_store: Store, own_root: Path, paper:
     clean_store.command("kill", other, code=0)
 
 
+def test_for_whoever_runs_the_tests(clean_store: Store, own_root: Path, paper: Path) -> None:
+    prove(clean_store, paper, "--rootfs", str(own_root), "--hostname", "h", "-e", "A=b")
+
+
 def test_for_an_ordinary_user(user_store: Store, tenant: Tenant, paper: Path, own_root: Path) -> None:
     give(own_root, tenant.uid, tenant.gid)
     real = prove(user_store, paper, "--rootfs", str(own_root), "-w", "/tmp", "--hostname", "h")

@@ -72,7 +72,7 @@ def _item(number: int, steps: list[Step], reason: Callable[[str], str], width: i
 
 def _sentence(sentences: list[str]) -> str:
     """One sentence for several that differ in a few words: "mask a", "mask b" become "mask a, b"."""
-    if len(sentences) == 1:
+    if len(set(sentences)) == 1:
         return sentences[0]
     split = [sentence.split(" ") for sentence in sentences]
     front = _common(split)
