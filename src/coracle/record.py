@@ -50,9 +50,22 @@ def loads(text: str | bytes, name: str = "JSON") -> Any:
             raise ValueError(f"unexpected text after the document at character {end}")
     except StopIteration as error:
         raise ContentError(f"{name} is not valid JSON: unexpected end or character at {error.value}") from None
-    except (ValueError, RecursionError) as error:
-        raise ContentError(f"{name} is not valid JSON: {error}") from None
+    except (ValueError, RecursionError, SystemError) as error:
+        raise ContentError(f"{name} is not valid JSON: {_reason(text, error)}") from None
     return value
+
+
+def _reason(text: str | bytes, error: Exception) -> str:
+    """What ``error`` says.  For some mistakes the scanner wants json.decoder, and gives up without it (SystemError)."""
+    if not isinstance(error, SystemError):
+        return str(error)
+    import json
+
+    try:
+        json.loads(text)
+    except ValueError as better:
+        return str(better)
+    return "it cannot be read"
 
 
 def dumps(value: Any, indent: int = 0) -> str:

@@ -189,7 +189,7 @@ class Store:
         return json.loads((self.run_directory / f"containers/{identifier}/state.json").read_text())  # type: ignore[no-any-return]
 
     def left(self) -> list[str]:
-        """Everything that exists of this store's containers: records, names, temporary files, groups, mounts, processes."""
+        """All that exists of this store's containers: records, names, temporary files, groups, mounts, processes."""
         found = [str(path) for path in self._entries()]
         found += self.groups()
         found += [f"mount {line}" for line in mounts_below(str(self.directory))]
@@ -223,12 +223,17 @@ class Store:
                 if _read(f"/proc/{name}/stat").rpartition(b") ")[2][:1] in (b"Z", b"X"):
                     continue
                 line = _read(f"/proc/{name}/cmdline")
-                inside = f"{self.group}/".encode() in _read(f"/proc/{name}/cgroup")
+                inside = f"{self.group}/".encode() in _read(f"/proc/{name}/cgroup") or self._holds_gate(name)
                 if inside or any(mark in _read(f"/proc/{name}/environ") + line + b"\0" for mark in marks):
                     found[int(name)] = line.replace(b"\0", b" ").decode("utf-8", "replace")
             except (OSError, ValueError):
                 continue
         return found
+
+    def _holds_gate(self, pid: str) -> bool:
+        """Whether a process waits at a gate of this store: a launcher tells nothing else about where it belongs."""
+        folder = f"/proc/{pid}/fd"
+        return any(os.readlink(f"{folder}/{fd}").startswith(f"{self.state}/") for fd in os.listdir(folder))
 
     def settled(self, seconds: float = 10) -> list[str]:
         """What is left once processes that are about to end have ended."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 
-from coracle.errors import ConflictError, CoracleError, KernelError
+from coracle.errors import ConflictError, CoracleError, KernelError, NotFoundError
 from coracle.linux import process as processes_of
 from coracle.linux.mount import MNT_DETACH
 from coracle.linux.syscall import syscall
@@ -16,7 +16,7 @@ from coracle.runtime.console import connect_console, send_listener
 from coracle.runtime.plan import Request, build
 from coracle.runtime.seccomp_filter import seccomp_program
 from coracle.runtime.spawn import Child, spawn
-from coracle.runtime.state import CREATED, PAUSED, RUNNING, STOPPED, Container, now
+from coracle.runtime.state import CREATED, DOOMED, PAUSED, RUNNING, STOPPED, Container, discard, now
 from coracle.step import World
 
 TYPE_CHECKING = False
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from coracle.linux.cgroup.group import Cgroup
     from coracle.linux.seccomp import Program
+    from coracle.record import Lock
 
 SIGKILL = 9
 ENXIO, ESRCH = 6, 3
@@ -87,13 +88,14 @@ def _create(identifier: str, bundle: str, root: str, options: CreateOptions) -> 
     spec = specs.load(bundle, options.config) if options.config else specs.load(bundle)
     container = Container(root, identifier)
     container.claim()
-    try:
-        return _fill(container, spec, bundle, options)
-    except BaseException:
-        if container.mounts:
-            _unmount(container)
-        container.remove()
-        raise
+    with container.lock():  # whoever wants to start or delete it waits
+        try:
+            return _fill(container, spec, bundle, options)
+        except BaseException:
+            if container.mounts:
+                _unmount(container)
+            container.remove()
+            raise
 
 
 def _fill(container: Container, spec: dict[str, Any], bundle: str, options: CreateOptions) -> Child:
@@ -103,11 +105,13 @@ def _fill(container: Container, spec: dict[str, Any], bundle: str, options: Crea
     container.rootfs = os.path.join(bundle, spec["root"]["path"])
     group = groups.choose(spec, container.identifier, options.systemd_cgroup, options.cgroup_manager, options.warn)
     container.cgroup = groups.record(group)
+    container.mounts = _host_mounts(spec, container.rootfs)
     container.save()  # before anything is made: whoever finds it after a kill -9 can clean up
     write(container.config, dumps(spec).encode())
     seccomp = seccomp_program(spec, container.root)
     plan = build(request(spec, bundle, options, group, seccomp, container.identifier))
     world = World(options.warn)
+    world.values["cloned"] = container.adopt
     world.values["state"] = lambda: container.report(CREATED) | {"pid": world.pids.get("child", 0)}
     make_gate(container, world)
     terminal = (spec.get("process") or {}).get("terminal")
@@ -130,10 +134,7 @@ def _fill(container: Container, spec: dict[str, Any], bundle: str, options: Crea
 
 
 def _settle(container: Container, child: Child, spec: dict[str, Any], options: CreateOptions) -> None:
-    """Write down what was made, and tell who asked to be told."""
-    container.adopt(child.pid)
-    container.mounts = _host_mounts(spec, container.rootfs)
-    container.save()
+    """Tell who asked to be told what was made."""
     send_listener((spec.get("linux") or {}).get("seccomp") or {}, child, container.report(CREATED))
     if options.pid_file:
         write(options.pid_file, str(child.pid).encode(), 0o644)
@@ -189,8 +190,8 @@ def start(root: str, identifier: str, warn: Callable[[str], None] = lambda _text
     Without a ``process`` there is nothing to start: that is warned about and the container stops.
     :raises ConflictError: if it is not created.
     """
-    container = Container.open(root, identifier)
-    with container.lock():
+    with Container.open(root, identifier).lock():
+        container = Container.open(root, identifier)  # as it is now that nobody else changes it
         status = container.status()
         if status != CREATED:
             raise ConflictError(f"cannot start container {identifier}: it is {status}, not created")
@@ -315,20 +316,41 @@ def delete(root: str, identifier: str, force: bool = False, warn: Callable[[str]
         if force:
             return
         raise
-    with container.lock():
-        status = container.status()
-        if status != STOPPED:
-            if not force:
-                raise ConflictError(f"cannot delete container {identifier}: it is {status}", "kill it, or use --force")
-            _stop(container)
-        group = groups.reopen(container.cgroup)
-        if group is not None:
-            group.kill(SIGKILL)  # without a pid namespace others may live on
-            group.delete()
-        _unmount(container)
-        _remove_rdt(container)
-        _run_poststop(container, warn)
-        container.remove()
+    lock = container.lock()
+    try:
+        _acquire(lock)
+        if not os.path.isdir(container.directory):  # somebody else was faster
+            if force:
+                return
+            raise NotFoundError(f"container {identifier} does not exist", f"in {root}")
+        _delete(Container.open(root, identifier), force, warn)
+    finally:
+        lock.release()
+
+
+def _acquire(lock: Lock) -> None:
+    try:
+        lock.acquire()
+    except FileNotFoundError:  # with the container
+        pass
+
+
+def _delete(container: Container, force: bool, warn: Callable[[str], None]) -> None:
+    status = container.status()
+    if status != STOPPED:
+        if not force:
+            raise ConflictError(
+                f"cannot delete container {container.identifier}: it is {status}", "kill it, or use --force"
+            )
+        _stop(container)
+    group = groups.reopen(container.cgroup)
+    if group is not None:
+        group.kill(SIGKILL)  # without a pid namespace others may live on
+        group.delete()
+    _unmount(container)
+    _remove_rdt(container)
+    _run_poststop(container, warn)
+    container.remove()
 
 
 def _remove_rdt(container: Container) -> None:
@@ -387,11 +409,15 @@ def _wait_started(child: Child) -> int:
 def list_containers(root: str) -> list[dict[str, Any]]:
     """The states of all containers below ``root``, oldest first."""
     try:
-        names = [name for name in os.listdir(root) if not name.startswith(".")]
+        names = os.listdir(root)
     except FileNotFoundError:
         return []
     states = []
     for name in names:
+        if name.startswith("."):
+            if name.startswith(DOOMED):  # left by a delete that was killed
+                discard(f"{root}/{name}")
+            continue
         try:
             states.append(state(root, name))
         except CoracleError:  # deleted meanwhile

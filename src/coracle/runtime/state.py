@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from time import gmtime, strftime, time_ns
 
-from coracle.errors import ConflictError, NotFoundError
+from coracle.errors import ConflictError, ContentError, NotFoundError
 from coracle.linux.process import is_alive, start_time
 from coracle.record import Lock, load, save
 from coracle.runtime.identifier import check_identifier
@@ -22,7 +22,21 @@ if TYPE_CHECKING:
 
 OCI_VERSION = "1.3.0"
 _RECORD = ("pid", "started", "bundle", "rootfs", "created", "annotations", "cgroup", "mounts")
+DOOMED = ".removed."  # the names of state directories on their way out begin so
 CREATING, CREATED, RUNNING, PAUSED, STOPPED = "creating", "created", "running", "paused", "stopped"
+
+
+def discard(directory: str) -> None:
+    """Delete a state directory that was renamed to be deleted; somebody else may be at it too."""
+    try:
+        for name in os.listdir(directory):
+            try:
+                os.unlink(f"{directory}/{name}")
+            except FileNotFoundError:
+                pass
+        os.rmdir(directory)
+    except FileNotFoundError:
+        pass
 
 
 def now() -> str:
@@ -100,8 +114,8 @@ class Container:
         container = cls(root, identifier)
         try:
             record = load(f"{container.directory}/state.json")
-        except (FileNotFoundError, NotADirectoryError):
-            if os.path.isdir(container.directory):  # between claim and the first save, or killed there
+        except (FileNotFoundError, NotADirectoryError, ContentError):
+            if os.path.isdir(container.directory):  # between claim and the first save, or killed there; or damaged
                 return container
             raise NotFoundError(f"container {identifier} does not exist", f"in {root}") from None
         for name in _RECORD:
@@ -110,24 +124,21 @@ class Container:
         return container
 
     def remove(self) -> None:
-        """Delete the state directory."""
-        for name in ("exec.fifo", "config.json", "state.json", "lock"):
-            try:
-                os.unlink(f"{self.directory}/{name}")
-            except FileNotFoundError:
-                pass
-        for name in os.listdir(self.directory):  # left by a killed writer
-            os.unlink(f"{self.directory}/{name}")
-        os.rmdir(self.directory)
+        """Delete the state directory: by one rename it is gone, whatever happens then."""
+        doomed = f"{self.root}/{DOOMED}{self.identifier}.{os.getpid()}"
+        discard(doomed)
+        os.rename(self.directory, doomed)
+        discard(doomed)
 
     def alive(self) -> bool:
         """Whether the container's first process is still there."""
         return is_alive(self.pid, self.started)
 
     def adopt(self, pid: int) -> None:
-        """Remember ``pid`` as the container's first process."""
+        """Remember and write down ``pid`` as the container's first process."""
         self.pid = pid
         self.started = start_time(pid)
+        self.save()
 
     def status(self) -> str:
         """One of the runtime-spec's states, read from the kernel, never from a stored flag."""

@@ -172,19 +172,20 @@ class Table:
     def _block(self, signals: Iterable[int]) -> None:
         self._add("rt_sigprocmask", (_SIG_SETMASK, _signal_set(signals), None, _SIGSET_SIZE))
 
-    def ready(self) -> None:
-        """Report that everything up to here is done; nobody has to listen."""
+    def ready(self, heard: bool = False) -> None:
+        """Report that everything up to here is done; nobody has to listen, unless it is to be ``heard``."""
         record = ready_record(self.step, self._numbers["write"])
-        self._add("write", (_REPORT, Pointer(record), RECORD_SIZE), TOLERANT | RETRY)
+        self._add("write", (_REPORT, Pointer(record), RECORD_SIZE), RETRY | (0 if heard else TOLERANT))
 
-    def gate(self, fd: int, ready: bool = True) -> None:
+    def gate(self, fd: int, ready: bool = True, heard: bool = False) -> None:
         """Wait until somebody writes one byte to ``fd``; at its end of file exit with status 0, quietly.
 
         ``fd`` must block: a pipe, a socket, or a FIFO opened for reading and writing (one opened for
-        reading alone is at end of file until a writer comes).  ``ready`` reports before waiting.
+        reading alone is at end of file until a writer comes).  ``ready`` reports before waiting; with
+        ``heard`` the launcher ends if nobody is there to read that.
         """
         if ready:
-            self.ready()
+            self.ready(heard)
         self._channels.append(fd)
         self._add("read", (fd, None, 1), RETRY | SCRATCH_1 | JUMP, ENTRY.size)
         self._add("exit_group", (0,))

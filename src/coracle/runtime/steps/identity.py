@@ -349,7 +349,7 @@ class Gate(InitStep):
     __slots__ = ()
 
     def compile(self, table: Table, world: World) -> None:
-        table.gate(world.fds["gate"])
+        table.gate(world.fds["gate"], heard=True)  # a maker that was killed opens no gate
 
     def prose(self) -> str:
         return "wait to be started"
