@@ -54,11 +54,13 @@ def vanish(paths: Paths, identifier: str, names: Sequence[str] = ()) -> list[str
     """The quick first half of :func:`remove_directories`: nobody sees the container any more; what to delete."""
     doomed = []
     for directory in (paths.container(identifier), paths.state(identifier)):
-        doomed.append(f"{directory}.removed")
         try:
-            os.rename(directory, doomed[-1])
+            os.rename(directory, f"{directory}.removed")
+        except NotADirectoryError:  # the storage root is a file: nothing was made there
+            continue
         except FileNotFoundError:
             pass
+        doomed.append(f"{directory}.removed")
     for name in names:
         release_name(paths, name, identifier)
     return doomed
