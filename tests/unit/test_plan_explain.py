@@ -317,9 +317,9 @@ def finale(**process: Any) -> str:
 def test_the_last_lines() -> None:
     assert finale(args=["sh", "-c", "echo it's"], env=["A=b c", "HOME=/"], cwd="/w x", noNewPrivileges=True) == (
         "exec env -i 'A=b c' HOME=/ \\\n"
-        '  "$(command -v setsid)" "$(command -v setpriv)" --bounding-set=-all --reuid=0 --regid=0 --clear-groups '
+        '  "$SETSID" "$SETPRIV" --bounding-set=-all --reuid=0 --regid=0 --clear-groups '
         "--inh-caps=-all --ambient-caps=-all --no-new-privs \\\n"
-        "  /bin/sh -euc 'echo ready >&4; read -r _ <&5; exec 3<&- 4>&- 5<&-; "
+        "  /bin/sh -euc 'echo ready >&4; read -r _ <&5; exec 4>&- 5<&-; "
         'cd -- "$0"; unset PWD OLDPWD; exec "$@"\' \\\n'
         "  '/w x' sh -c 'echo it'\"'\"'s'"
     )
@@ -339,9 +339,9 @@ def test_the_environment_arrives_as_it_is(environment: list[str], seen: dict[str
     """The last lines are run for true, but for the rights and the engine that they wait for."""
     program = "import os, json; print(json.dumps([dict(os.environb and os.environ), os.getcwd()]))"
     text = finale(args=[sys.executable, "-ISc", program], env=environment, cwd="/usr")
-    start, _, rest = text.partition('"$(command -v setsid)"')
+    start, _, rest = text.partition('"$SETSID"')
     text = start + rest.partition(" \\\n")[2]
-    script = f"HOME=/\necho > go\n{text.replace('exec 3<&- 4>&- 5<&-', ':')} 4> ready 5< go\n"
+    script = f"HOME=/\necho > go\n{text} 4> ready 5< go\n"
     done = _in_a_directory(script)
     found, cwd = json.loads(done)
     for own in ("LC_CTYPE", "_", "SHLVL"):  # Python's (PEP 538), and bash's where that is /bin/sh
@@ -365,7 +365,8 @@ def test_names_that_a_shell_cannot_export_are_named() -> None:
 
 def test_commands_before_the_program() -> None:
     text = explain.shell(plan_of(config("mount", personality={"domain": "LINUX32"})))
-    assert '"$(command -v setsid)" "$(command -v setarch)" linux32 "$(command -v setpriv)" --bounding-set' in text
+    assert '"$SETSID" "$SETARCH" linux32 "$SETPRIV" --bounding-set' in text
+    assert "\nSETARCH=$(command -v setarch)\n" in text
 
 
 def test_with_a_terminal_no_new_session() -> None:
