@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 _NAME = "coracle"
 ROOT = os.path.dirname(os.path.abspath(__file__))
-PACK = f"{ROOT}/__pycache__/{_NAME}.{sys.implementation.cache_tag}-{sys.hexversion:x}.pack"
+_FORMAT = 2  # to be raised with every change of the layout
+PACK = f"{ROOT}/__pycache__/{_NAME}.{sys.implementation.cache_tag}-{sys.hexversion:x}-{_FORMAT}.pack"
 
 
 class PackFinder:

@@ -169,10 +169,17 @@ def rmi(argv: list[str]) -> int:
                     code = 1
                 continue
             for untagged in removed.untagged:
-                print(f"Untagged: {untagged}")
+                print(f"Untagged: {_familiar(untagged)}")
             for identifier in removed.deleted:
                 print(f"Deleted: {identifier}")
     return code
+
+
+def _familiar(name: str) -> str:
+    """A canonical name as people write it: without docker.io/library."""
+    from coracle.image.reference import parse as parse_reference
+
+    return parse_reference(name).familiar()
 
 
 def _used(paths: Paths) -> list[str]:
@@ -241,7 +248,7 @@ def load(argv: list[str]) -> int:
     for image in loaded:
         names = image.names or []
         for name in names:
-            print(name if options.quiet else f"Loaded image: {name}")
+            print(name if options.quiet else f"Loaded image: {_familiar(name)}")
         if not names:
             print(image.id if options.quiet else f"Loaded image ID: {image.id}")
     return 0

@@ -88,7 +88,7 @@ class Container:
     def _load(path: str) -> dict[str, Any] | None:
         try:
             value: dict[str, Any] = load(path)
-        except (FileNotFoundError, ContentError):
+        except (FileNotFoundError, NotADirectoryError, ContentError):
             return None
         return value
 

@@ -104,6 +104,8 @@ def draft(
     result.options = options
     if options.name:
         check_name(options.name)
+    if maps is not None and (options.uidmap or options.gidmap):
+        raise UsageError("--uidmap and --gidmap need root: a user's ids are those of /etc/subuid and /etc/subgid")
     if options.pull in ("always", "newer"):
         raise UsageError(f"--pull {options.pull} is not supported yet: there is no registry client")
     result.image, result.arguments = image_and_command(options, rest)

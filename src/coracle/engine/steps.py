@@ -128,7 +128,7 @@ class ImageLayer(Step):
         return {"image": self.image.id, "layers": self.image.layers}
 
     def prose(self) -> str:
-        return f"make an empty layer over the {len(self.image.layers)} of the image"
+        return "make an empty layer over those of the image"
 
     def shell(self) -> list[str]:
         base = self.paths.container(self.identifier)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import _socket
 import os
 from struct import pack, unpack_from
-
-import _socket
 
 NETLINK_ROUTE = 0
 NLMSG_ERROR = 2

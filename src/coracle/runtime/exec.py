@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 def plan_exec(container: Container, request: Request, kinds: list[str]) -> Plan:
     """The steps of an exec: the same last moments as a start, in namespaces that exist."""
+    request.labels = identity.labels(request)
     steps: list[Step] = []
     affinity = request.process("execCPUAffinity", {})
     if affinity.get("initial"):
@@ -40,8 +41,11 @@ def plan_exec(container: Container, request: Request, kinds: list[str]) -> Plan:
     if request.cgroup is not None:
         steps += [OpenCgroup(request.cgroup, "exec"), JoinCgroup(request.cgroup, "exec")]
     steps += [JoinProcess(container.pid, container.started, kinds, "exec"), ExistingRoot("exec")]
-    if (score := request.process("oomScoreAdj")) is not None:
-        steps += [PrivateProc("docs/security.md, CVE-2025-52881"), OomScore(score, "process.oomScoreAdj")]
+    score = request.process("oomScoreAdj")
+    if score is not None or request.labels:
+        steps.append(PrivateProc("docs/security.md, CVE-2025-52881"))
+    if score is not None:
+        steps.append(OomScore(score, "process.oomScoreAdj"))
     if request.process("terminal"):
         size = request.process("consoleSize", {})
         steps.append(Terminal(size.get("height", 0), size.get("width", 0), "process.terminal"))

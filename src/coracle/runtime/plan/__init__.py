@@ -23,6 +23,7 @@ def build(request: Request) -> Plan:
 
     :raises SpecError: for what only shows when the parts are put together.
     """
+    request.labels = identity.labels(request)
     spaces = namespaces.Spaces.of(request)
     steps: list[Step] = [
         *resources.steps(request),

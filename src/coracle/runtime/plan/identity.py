@@ -63,7 +63,7 @@ def init_steps(request: Request) -> list[Step]:
         plan += filters
     if request.keyring:
         plan.append(_keyring())
-    plan += [steps.SecurityLabel(kind, label, f"process.{kind}") for kind, label in labels(request)]
+    plan += [steps.SecurityLabel(kind, label, f"process.{kind}") for kind, label in request.labels]
     plan += _credentials(request)
     if hardened:
         plan.append(steps.NoNewPrivileges("process.noNewPrivileges"))

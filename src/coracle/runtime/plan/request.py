@@ -24,10 +24,11 @@ class Request:
     __slots__ = (
         "bundle",
         "cgroup",
-        "init",
         "identifier",
+        "init",
         "inside",
         "keyring",
+        "labels",
         "pivot",
         "preserve_fds",
         "root",
@@ -63,6 +64,7 @@ class Request:
         self.preserve_fds = preserve_fds
         self.inside = inside
         self.identifier = identifier
+        self.labels: list[tuple[str, str]] = []  # of security modules; the planner finds out which are active
 
     def linux(self, key: str, default: Any = None) -> Any:
         """``linux.<key>`` of the spec; null counts as absent."""

@@ -8,7 +8,6 @@ from coracle.errors import SpecError
 from coracle.linux.namespace import IdMap
 from coracle.runtime import group as groups
 from coracle.runtime.mount_options import mount_options
-from coracle.runtime.plan.identity import labels
 from coracle.runtime.steps import devices, hooks, masks, mounts, rootfs, settings
 from coracle.runtime.steps.cgroup import CgroupMount
 from coracle.runtime.steps.namespaces import SetDomainname, SetHostname
@@ -38,7 +37,7 @@ def steps(request: Request, spaces: Spaces) -> list[Step]:
     mounted = "mount" in spaces.new or "mount" in spaces.joined
     plan: list[Step] = []
     plan += _root(request, mounted)
-    if request.process("oomScoreAdj") is not None or request.linux("sysctl") or labels(request):
+    if request.process("oomScoreAdj") is not None or request.linux("sysctl") or request.labels:
         plan.append(settings.PrivateProc("docs/security.md, CVE-2025-52881"))
     if (score := request.process("oomScoreAdj")) is not None:
         plan.append(settings.OomScore(score, "process.oomScoreAdj"))

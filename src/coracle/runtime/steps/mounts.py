@@ -83,6 +83,8 @@ class Mount(Step):
         directory = S_ISDIR(os.fstat(tree).st_mode)
         target = open_target(world.fds["root"], self.destination, directory)
         try:
+            if directory != S_ISDIR(os.fstat(target).st_mode):
+                raise KernelError(20, self.prose(), "", "one is a file, the other a directory")
             self.prepare(world, tree, target)
             mount.attach(tree, target)
             self.settle(tree)
