@@ -253,7 +253,7 @@ def test_no_store_is_an_empty_store(paths: Paths) -> None:
     assert collect(paths) is None
     with pytest.raises(NotFoundError) as caught:
         find([], "debian")
-    assert "coracle load" in caught.value.hint and "import" in caught.value.hint and "pull" in caught.value.hint
+    assert "coracle load" in caught.value.hint and "coracle import" in caught.value.hint
 
 
 def test_names_move_and_what_loses_its_last_name_stays(paths: Paths) -> None:

@@ -243,7 +243,7 @@ def not_found(entries: Iterable[Entry], text: str) -> NotFoundError:
         return NotFoundError(f"no such image: {text}", f"did you mean {' or '.join(near)}?")
     return NotFoundError(
         f"no such image: {text}",
-        "bring it in with 'coracle load', 'coracle import' or 'coracle pull'; 'coracle images' lists what is here",
+        "bring it in with 'coracle load' or 'coracle import'; 'coracle images' lists what is here",
     )
 
 
