@@ -30,10 +30,12 @@ def cleaning_lines(script: str) -> str:
     return "".join(line.removeprefix("#   ") for line in script.partition(CLEANING)[2].splitlines(True))
 
 
-def mounts() -> set[str]:
-    """The mount points of this namespace, which is shared with the script as a host's is."""
+def mounts(paths: Paths, *roots: str) -> list[str]:
+    """Mount points of the script's making in this namespace, which is shared with it as a host's is."""
     with open("/proc/self/mountinfo") as lines:
-        return {line.split()[4] for line in lines}
+        points = [line.split()[4] for line in lines]
+    made = (paths.containers() + "/", *(f"{root}/" for root in roots), "/dev/shm/coracle.", "/tmp/coracle.")
+    return [point for point in points if point.startswith(made) or point in roots]
 
 
 def run_script(script: str, directory: Path) -> int:
@@ -71,10 +73,10 @@ def main() -> int:
     made = draft(sys.argv[3:], paths, _warn, enter_namespace())
     plan = complete(made, paths)
     script = explain.shell(plan, "the proof", {"ID": made.identifier})
-    before = mounts()
     code = run_script(script, directory)
     places = [paths.container(made.identifier), *(made.group.directories.values() if made.group else ())]
-    left = [path for path in places if os.path.exists(path)] + sorted(mounts() - before)
+    roots = [made.options.rootfs] if made.options.rootfs else []
+    left = [path for path in places if os.path.exists(path)] + mounts(paths, *roots)
     if left:
         (directory / "left").write_text("\n".join(left))
     real = run_plan(plan, directory / "run.out")

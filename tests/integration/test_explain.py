@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from containers import Store, Tenant, capture, make_root, mounts_below
+from containers import Store, Tenant, capture, make_root, mounts_below, wait_until
 
 pytestmark = [
     pytest.mark.timeout(180),
@@ -356,14 +356,34 @@ def _cleaning(script: str) -> str:
     return "".join(line[4:] for line in script.partition("# Afterwards, ")[2].splitlines(True)[1:])
 
 
+BREAKS = {
+    "in the control group": ("", "echo 0 > ", "echo 0 > /proc/none"),
+    "in the new process": ("", "mount -t devpts", "mount -t no-such-type"),
+    "at the last moment": ("", "--bounding-set=", "--no-such-option="),
+    "in the program": ("", "/bin/sh -euc 'echo ready", "/no/such/sh -euc 'echo ready"),
+    "on the stage": ("--uidmap 0:100000:65536", "mount --rbind", "mount --no-such-option"),
+    "in the id map": ("--uidmap 0:100000:65536", "printf '0 100000", "printf 'x 100000"),
+    "by the engine": ("--uidmap 0:100000:65536", "pivot_root . .", "pivot_root /none /none"),
+}
+
+
 @pytest.mark.root
-def test_a_script_that_fails_midway_leaves_no_process_and_no_mount(clean_store: Store, own_root: Path) -> None:
-    broken = _script(clean_store, "--rootfs", own_root, "true").replace("mount -t devpts", "mount -t no-such-type")
-    before = Path("/proc/self/mountinfo").read_text()
-    done = capture(["/bin/sh", "-c", broken], clean_store.environment)
-    assert done.code == 32 and "/dev/pts" in done.err  # mount(8), RETURN VALUES
-    subprocess.run(["/bin/sh", "-eu"], input=_cleaning(broken), check=True, text=True)
-    assert Path("/proc/self/mountinfo").read_text() == before
+@pytest.mark.parametrize("where", BREAKS)
+def test_a_script_that_fails_leaves_no_process_mount_or_directory(
+    where: str, clean_store: Store, own_root: Path, paper: Path
+) -> None:
+    options, good, bad = BREAKS[where]
+    give(own_root, 100000 if options else 0, 100000 if options else 0)
+    script = _script(clean_store, *options.split(), "--rootfs", own_root, "true")
+    assert good in script
+    mark = f"broken-{os.getpid()}-"
+    done = capture(["/bin/sh", "-c", script.replace(good, bad, 1).replace("coracle.XXXXXX", f"{mark}XXXXXX")],
+                   clean_store.environment)  # fmt: skip
+    assert done.code != 0 and done.err, where
+    assert wait_until(lambda: not [*Path("/dev/shm").glob(f"{mark}*"), *Path("/tmp").glob(f"{mark}*")], 5)
+    subprocess.run(["/bin/sh", "-eu"], input=_cleaning(script), check=True, text=True)
+    assert mounts_below(str(clean_store.directory)) == mounts_below(str(own_root)) == []
+    assert clean_store.settled() == []
 
 
 @pytest.mark.root

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from coracle.step import Plan, Step
 
+_LEAVE = 'rm -df "$STAGE/up" "$STAGE/down" "$STAGE"'
 CLEANING = "# Afterwards, this removes from the host what was made:"
 _INTRODUCTION = """\
 #
@@ -104,10 +105,12 @@ class _Script:
     # -- the engine, beside the new process
 
     def _directory(self) -> list[str]:
-        place = " -p /dev/shm" if self.words.get("stage") else ""
+        place = " -p /dev/shm" if self.words.get("stage") else " -t"
         lines = [
             "# A directory for the pipes between the engine and the new process",
-            f"STAGE=$(mktemp -d{place})",
+            f"STAGE=$(mktemp -d{place} coracle.XXXXXX)",
+            f"leave() {{ {_LEAVE}; }}",
+            "trap leave EXIT",
             'mkfifo "$STAGE/up" "$STAGE/down"',
             "export STAGE",
         ]
@@ -125,6 +128,8 @@ class _Script:
             "# Open with root's own rights, and in the host's mounts, what the new process could not",
             "exec unshare --mount --propagation unchanged /bin/sh -euc 'eval \"$(cat <&3)\"' 3<< 'ENGINE'",
             'mount --make-private "$(stat -c %m "$STAGE")"',
+            f'leave() {{ umount --recursive --lazy "$STAGE/mounts"; rmdir "$STAGE/mounts"; {_LEAVE}; }} 2> /dev/null',
+            "trap leave EXIT",
             'mkdir "$STAGE/mounts"',
             'mount -t tmpfs -o mode=755 tmpfs "$STAGE/mounts"',
             'mount --make-unbindable "$STAGE/mounts"',
@@ -134,19 +139,17 @@ class _Script:
         ]
 
     def _engine(self) -> list[str]:
-        leave = ['rm -d "$STAGE/up" "$STAGE/down" "$STAGE"']
-        if self.words.get("stage"):
-            leave = ['umount --recursive --lazy "$STAGE/mounts"', 'rmdir "$STAGE/mounts"', *leave]
         lines = [*self._user_namespace(), "# The engine: what has to be done from outside", "("]
-        lines += [f"trap {quote('; '.join(leave))} EXIT", "read -r CHILD"]
+        lines += ["trap leave EXIT", "read -r CHILD"]
         if about := self._commented(self.plan.at(PARENT)):
             lines += [*about, "echo go"]
         if ready := self._commented(self.plan.at(READY)):
             lines += ["read -r _  # all mounts are there", *ready, "echo go"]
-        lines += [*self._pivot(), "trap - EXIT", *leave]
+        lines += [*self._pivot(), "trap - EXIT", "leave"]
         if self._program() is not None:
             lines.append("echo go")
-        return [*lines, ') < "$STAGE/up" > "$STAGE/down" &']
+        # Opened now, so that each side notices the other's end.
+        return [*lines, ') < "$STAGE/up" > "$STAGE/down" &', 'exec 4> "$STAGE/up" 5< "$STAGE/down"']
 
     def _user_namespace(self) -> list[str]:
         """A namespace with nobody in it yet but a sleeper, whose maps can be written from outside."""
@@ -190,7 +193,7 @@ class _Script:
             "# New namespaces; a shell in them reads on",
             f"{entry if nsenter else 'exec '}{line}",
             # A shell would have to open /dev/fd/3 again, which another user's pipe does not allow.
-            '  /bin/sh -euc \'eval "$(cat <&3)"\' 4> "$STAGE/up" 5< "$STAGE/down" 3<< \'INSIDE\'',
+            "  /bin/sh -euc 'eval \"$(cat <&3)\"' 3<< 'INSIDE'",
         ]
 
     def _inside(self) -> list[str]:
