@@ -222,7 +222,8 @@ def test_the_seccomp_listener_is_handed_over(runtime, tmp_path):
                 request = array.array("B", bytes(80))  # struct seccomp_notif
                 fcntl.ioctl(descriptors[0], 0xC0502100, request)  # SECCOMP_IOCTL_NOTIF_RECV
                 identifier = struct.unpack_from("Q", request)[0]
-                answer = array.array("B", struct.pack("QqiI", identifier, 0, -73, 0))  # an errno that mkdir(2) itself never has
+                # -73: an errno that mkdir(2) itself never has
+                answer = array.array("B", struct.pack("QqiI", identifier, 0, -73, 0))
                 fcntl.ioctl(descriptors[0], 0xC0182101, answer)  # SECCOMP_IOCTL_NOTIF_SEND
                 assert process.wait(20) == 0
             assert os.strerror(73) in out.read_text()
@@ -234,12 +235,11 @@ def test_the_seccomp_listener_is_handed_over(runtime, tmp_path):
 def test_hooks_run_at_their_moments(runtime, tmp_path):
     journal = tmp_path / "journal"
     kinds = ("prestart", "createRuntime", "createContainer", "poststart", "poststop")
-    shell = shutil.which("sh")
+    journalling = f'grep -o \'"status":"[a-z]*"\' | sed "s/^/$0 /" >> {journal}'
     hooks = {
-        kind: [{"path": shell, "args": ["sh", "-c", f"grep -o '\"status\":\"[a-z]*\"' | sed 's/^/{kind} /' >> {journal}"],
-                "env": ["PATH=/usr/bin:/bin"]}]
+        kind: [{"path": shutil.which("sh"), "args": ["sh", "-c", journalling, kind], "env": ["PATH=/usr/bin:/bin"]}]
         for kind in kinds
-    }  # fmt: skip
+    }
     hooks["startContainer"] = [{"path": "/bin/sh", "args": ["sh", "-c", "echo inside > /hooked"]}]
     runtime.config("sh", "-c", "cat /hooked; sleep 100", hooks=hooks)
     config = json.loads((runtime.bundle / "config.json").read_text())
