@@ -5,7 +5,7 @@ from __future__ import annotations
 import _socket
 import os
 import select
-from _signal import SIG_DFL, SIG_IGN, set_wakeup_fd, signal  # type: ignore[import-not-found]
+from _signal import SIG_DFL, set_wakeup_fd, signal  # type: ignore[import-not-found]
 from struct import pack
 
 from coracle.errors import CoracleError
@@ -127,8 +127,8 @@ class Session:
             packet = self.link.recv(PACKET)
         except BlockingIOError:
             return None
-        except ConnectionResetError:
-            packet = b""
+        except ConnectionResetError:  # said once, when the monitor went with input unread; its last words come next
+            return None
         if packet.startswith(STDOUT):
             _write(1, packet[1:])
         elif packet.startswith(STDERR):
@@ -218,13 +218,11 @@ def _noted(_number: int, _frame: object) -> None:
 
 
 def _write(fd: int, data: bytes) -> None:
+    """Write all of ``data``.  :raises BrokenPipeError: nobody reads any more; that ends the client."""
     view = memoryview(data)
     while view:
         try:
             view = view[os.write(fd, view) :]
-        except BrokenPipeError:
-            signal(13, SIG_IGN)
-            return
         except BlockingIOError:  # somebody else made this terminal non-blocking
             poll = select.poll()
             poll.register(fd, select.POLLOUT)
