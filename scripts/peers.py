@@ -29,6 +29,7 @@ from typing import Any
 from enclosure import Enclosure
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
+SCRIPTS = Path(__file__).with_name("bin")
 MAKE_BASE = Path(__file__).with_name("make-base")
 IMAGE = "localhost/busybox:latest"
 
@@ -43,32 +44,29 @@ runtime_supports_nocgroup = ["crun", "coracle-oci"]  # the manual page says "noc
 [engine.runtimes]
 """
 
-# From the work tree; -I -S, for the hot path needs neither site-packages nor the user's PYTHON* variables.
-_CORACLE_SCRIPT = """#!{python} -IS
-import sys
-
-sys.path.insert(0, {source!r})
-from {module} import main
-
-raise SystemExit(main())
-"""
-
 
 def coracle_command(name: str, directory: Path) -> Path | None:
-    """The program ``coracle`` or ``coracle-oci``: the installed one, or a script in ``directory`` that runs src/.
+    """The program ``coracle`` or ``coracle-oci``; None when there is neither of these:
 
-    None when neither exists.
+    the one on $PATH, or this work tree's, laid out in ``directory`` as pip installs it, so that what is measured and
+    tested starts as it will for a user.
     """
     if installed := shutil.which(name):
         return Path(installed)
-    module = {"coracle": "main", "coracle-oci": "oci"}[name]
-    if not (SOURCE / f"coracle/cli/{module}.py").exists():
+    if not (SCRIPTS / name).exists():
         return None
-    script = directory / name
-    text = _CORACLE_SCRIPT.format(python=sys.executable, source=str(SOURCE), module=f"coracle.cli.{module}")
-    script.write_text(text)
-    script.chmod(0o755)
-    return script
+    prefix = directory / "coracle-prefix"
+    if not prefix.exists():
+        version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+        packages = prefix / "lib" / version / "site-packages"
+        shutil.copytree(SOURCE / "coracle", packages / "coracle", ignore=shutil.ignore_patterns("__pycache__"))
+        (prefix / "bin").mkdir()
+        for script in SCRIPTS.iterdir():
+            text = script.read_text().replace("#!python\n", f"#!{sys.executable}\n", 1)
+            (prefix / "bin" / script.name).write_text(text)
+            (prefix / "bin" / script.name).chmod(0o755)
+        subprocess.run([sys.executable, "-m", "compileall", "-q", packages], check=True)
+    return prefix / "bin" / name
 
 
 def coracle_inside(place: Enclosure, name: str) -> Path | None:
@@ -76,8 +74,8 @@ def coracle_inside(place: Enclosure, name: str) -> Path | None:
     program = coracle_command(name, place.seen)
     if program is None:
         return None
-    if program.parent == place.seen:
-        program = place.directory / name
+    if program.is_relative_to(place.seen):
+        program = place.directory / program.relative_to(place.seen)
     return None if place.run([program, "--version"]).returncode else program
 
 

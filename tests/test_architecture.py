@@ -21,6 +21,7 @@ PACKAGE = ROOT / "src/coracle"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("paths", "record", "config"),
+    ("bytecode",),
     ("linux",),
     ("step",),
     ("explain", "runtime", "image", "network"),
