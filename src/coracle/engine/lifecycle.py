@@ -7,9 +7,8 @@ import select
 from fcntl import LOCK_EX, flock
 
 from coracle.engine.container import DEAD, EXITED, PAUSED, RUNNING, Container, release_ownerless
-from coracle.engine.removal import remove, remove_group
+from coracle.engine.removal import discard, remove, remove_group
 from coracle.errors import ConflictError, CoracleError
-from coracle.image.removal import remove_tree
 from coracle.linux import process as processes
 from coracle.linux.signals import signal_number
 from coracle.record import Lock
@@ -61,7 +60,7 @@ def sweep(paths: Paths) -> None:
     for base in (paths.containers(), paths.running()):
         for name in _entries(base):
             if name.endswith(".removed"):
-                remove_tree(f"{base}/{name}")
+                discard(f"{base}/{name}")
     for name in _entries(paths.containers()):
         if not os.path.exists(f"{paths.containers()}/{name}/container.json"):
             _remove_unborn(Container(paths, name))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from errno import ENOENT
 
 from coracle.engine.container import Container, names_of, release_name
-from coracle.errors import CoracleError
+from coracle.errors import CoracleError, KernelError
 from coracle.image.removal import remove_tree
 
 TYPE_CHECKING = False
@@ -69,7 +70,18 @@ def vanish(paths: Paths, identifier: str, names: Sequence[str] = ()) -> list[str
 def remove_vanished(doomed: list[str]) -> None:
     """The second half: delete the files."""
     for directory in doomed:
-        remove_tree(directory)
+        discard(directory)
+
+
+def discard(directory: str) -> None:
+    """Delete a tree that is nobody's any more; another command may be at it at the same time."""
+    while True:
+        try:
+            remove_tree(directory)
+            return
+        except KernelError as error:
+            if error.errno != ENOENT:
+                raise
 
 
 def remove(container: Container) -> None:

@@ -10,7 +10,7 @@ from coracle.engine.draft import Draft, draft
 from coracle.engine.handover import StandardFiles, hand_over, open_gate, tell_client
 from coracle.errors import UsageError
 from coracle.linux.namespace import CLONE_PARENT
-from coracle.linux.process import send_signal, start_time
+from coracle.linux.process import Undisturbed, send_signal, start_time
 from coracle.paths import Paths
 from coracle.record import save
 from coracle.runtime import group as groups
@@ -100,28 +100,31 @@ def start(plan: Draft, paths: Paths, link: _socket.socket, warn: Callable[[str],
     gate, opener = os.pipe()
     world.fds["gate"] = gate
     world.values["meanwhile"] = lambda child: _record(plan, paths, child, world, maps)
-    try:
-        child = spawn(complete_plan, world, CLONE_PARENT)
-    except BaseException:
-        os.close(opener)
-        raise
-    lock = world.fds.pop("container lock")
-    world.close()
-    handed_over = False
-    try:
-        task = _task(plan, paths, child, maps)
-        descriptors = [child.pidfd, lock]
-        if maps is not None:
-            descriptors.append(os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC))
-        hand_over(link, task, descriptors, files)
-        handed_over = True
-        os.close(lock)
-        open_gate(opener, complete_plan, child, link)
-    except BaseException:
-        send_signal(child.pidfd, 9)
-        if not handed_over:
-            _abandon(child, complete_plan, world)
-        raise
+    with Undisturbed() as calm:
+        try:
+            child = spawn(complete_plan, world, CLONE_PARENT)
+        except BaseException:
+            os.close(opener)
+            raise
+        lock = world.fds.pop("container lock")
+        world.close()
+        handed_over = False
+        try:
+            if calm.asked():
+                raise KeyboardInterrupt
+            task = _task(plan, paths, child, maps)
+            descriptors = [child.pidfd, lock]
+            if maps is not None:
+                descriptors.append(os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC))
+            hand_over(link, task, descriptors, files)
+            handed_over = True
+            os.close(lock)
+            open_gate(opener, complete_plan, child, link)
+        except BaseException:
+            send_signal(child.pidfd, 9)
+            if not handed_over:
+                _abandon(child, complete_plan, world)
+            raise
     options = plan.options
     tell_client(link, plan.identifier, task, options.detach, options.detach_keys, options.sig_proxy)
     return plan.identifier

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from _signal import SIG_BLOCK, SIG_SETMASK, pthread_sigmask, sigpending  # type: ignore[import-not-found]
 
 from coracle.linux.syscall import syscall
 
@@ -10,6 +11,34 @@ PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
+
+
+_ENDING = (1, 2, 15)  # SIGHUP, SIGINT, SIGTERM
+
+
+class Undisturbed:
+    """Holds back the signals that ask this process to end, so that nothing stays half made (signal(7)).
+
+    Children inherit the mask: whoever executes a program has to empty it.
+    """
+
+    __slots__ = ("before",)
+
+    def __enter__(self) -> Undisturbed:
+        self.before = pthread_sigmask(SIG_BLOCK, _ENDING)
+        return self
+
+    def asked(self) -> bool:
+        """Whether one of them waits."""
+        return not sigpending().isdisjoint(_ENDING)
+
+    def __exit__(self, *_exc: object) -> None:
+        pthread_sigmask(SIG_SETMASK, self.before)
+
+
+def unblock_signals() -> None:
+    """Let all signals through, as a program may expect at its start."""
+    pthread_sigmask(SIG_SETMASK, ())
 
 
 def prctl(option: int, argument: int = 0) -> int:

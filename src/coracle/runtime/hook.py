@@ -9,7 +9,7 @@ from errno import EPIPE
 from time import monotonic
 
 from coracle.errors import CoracleError
-from coracle.linux.process import send_signal
+from coracle.linux.process import send_signal, unblock_signals
 from coracle.linux.syscall import syscall
 
 TYPE_CHECKING = False
@@ -57,6 +57,7 @@ def _exec(path: str, arguments: list[str], environment: dict[str, str], stdin: i
         os.dup2(stderr, 2)
         for number in range(1, 65):
             _reset(number)
+        unblock_signals()
         os.execve(path, arguments, environment)
     except OSError as error:
         os.write(2, f"cannot execute: {error.strerror}".encode())

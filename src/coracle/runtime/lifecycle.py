@@ -88,9 +88,13 @@ def _create(identifier: str, bundle: str, root: str, options: CreateOptions) -> 
     spec = specs.load(bundle, options.config) if options.config else specs.load(bundle)
     container = Container(root, identifier)
     container.claim()
-    with container.lock():  # whoever wants to start or delete it waits
+    with processes_of.Undisturbed() as calm, container.lock():  # whoever wants to start or delete it waits
         try:
-            return _fill(container, spec, bundle, options)
+            child = _fill(container, spec, bundle, options)
+            if calm.asked():
+                _abandon(container, child)
+                raise KeyboardInterrupt
+            return child
         except BaseException:
             if container.mounts:
                 _unmount(container)
@@ -125,12 +129,18 @@ def _fill(container: Container, spec: dict[str, Any], bundle: str, options: Crea
     try:
         _settle(container, child, spec, options)
     except BaseException:
-        processes_of.send_signal(child.pidfd, SIGKILL)
-        os.waitpid(child.pid, 0)
-        if group is not None:
-            group.delete()
+        _abandon(container, child)
         raise
     return child
+
+
+def _abandon(container: Container, child: Child) -> None:
+    """End what was spawned and remove its group."""
+    processes_of.send_signal(child.pidfd, SIGKILL)
+    os.waitpid(child.pid, 0)
+    group = groups.reopen(container.cgroup)
+    if group is not None:
+        group.delete()
 
 
 def _settle(container: Container, child: Child, spec: dict[str, Any], options: CreateOptions) -> None:

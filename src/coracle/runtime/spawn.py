@@ -275,6 +275,7 @@ def _send(link: _socket.socket, packet: bytes) -> None:
 def _compile(plan: Plan, world: World) -> launcher.Table:
     """The launcher's program: the raw system calls of all init steps."""
     table = launcher.Table()
+    table.reset_signals()  # what the engine holds back while it is at work (linux/process, Undisturbed)
     table.call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0, step=len(plan.steps) - 1)
     for number, step in enumerate(plan.steps):
         if step.place == INIT:
