@@ -34,14 +34,14 @@ def monitor(process: subprocess.Popen[bytes]) -> int:
 
 
 def worker(process: subprocess.Popen[bytes]) -> int:
-    """The first child of the monitor; once it has ended, the container is."""
+    """The first child of the monitor; once it has ended, or in the foreground, the container is."""
     found = children(monitor(process) or -1)
     return found[0] if found else 0
 
 
 def first_process(process: subprocess.Popen[bytes]) -> int:
     found = children(monitor(process) or -1)
-    return found[1] if len(found) > 1 else 0
+    return found[-1] if found else 0
 
 
 def kill(pid: int) -> bool:

@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         return CoracleError.exit_code
 
 
-def unforeseen(error: Exception) -> str:
+def unforeseen(error: BaseException) -> str:
     """One line about an error that nobody has put into words: a full disk, or a mistake of ours and its place."""
     if isinstance(error, OSError) and error.strerror and isinstance(error.filename, str):
         return f"{error.filename}: {error.strerror.lower()}"

@@ -16,12 +16,20 @@ if TYPE_CHECKING:
     Work = Callable[[_socket.socket], int]
 
 
-def _session(work: Work) -> int:
+def _may_detach(argv: list[str]) -> bool:
+    """Whether the container may go on without its client, so that its monitor has to be small.
+
+    A guess without reading the options: yes for a ``-d`` anywhere; it decides about memory, nothing else.
+    """
+    return any(word.startswith("--detach") or (word[:1] == "-" != word[1:2] and "d" in word) for word in argv)
+
+
+def _session(work: Work, small: bool) -> int:
     ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
     pid = os.fork()
     if pid == 0:
         ours.close()
-        monitor.main(theirs, lambda link: _guarded(work, link))
+        monitor.main(theirs, lambda link: _guarded(work, link), small)
     theirs.close()
     from coracle.engine.attach import client
 
@@ -36,7 +44,7 @@ def _guarded(work: Work, link: _socket.socket) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-    except Exception as error:
+    except BaseException as error:  # the process has another life after this
         complain(unforeseen(error))
         return CoracleError.exit_code
 
@@ -51,6 +59,7 @@ def _say(line: str) -> None:
 
 def run(argv: list[str]) -> int:
     """Create and start a container; the exit code of its program, or 125 to 127."""
+    small = _may_detach(argv)
 
     def work(link: _socket.socket) -> int:
         from coracle.engine import run as engine
@@ -62,9 +71,9 @@ def run(argv: list[str]) -> int:
             usage = "coracle run [OPTIONS] IMAGE [COMMAND] [ARG...]"
             _say(help_text(RUN, usage, "Create and start a container").rstrip())
             return 0
-        return engine.worker(argv, link, _warn, _say)
+        return engine.worker(argv, link, _warn, _say, small)
 
-    return _session(work)
+    return _session(work, small)
 
 
 def _asks_for_help(argv: list[str]) -> bool:
@@ -76,6 +85,7 @@ def _asks_for_help(argv: list[str]) -> bool:
 
 def exec_(argv: list[str]) -> int:
     """Run a command in a running container; its exit code, or 125 to 127."""
+    small = _may_detach(argv)
 
     def work(link: _socket.socket) -> int:
         from coracle.engine import exec as engine
@@ -86,6 +96,6 @@ def exec_(argv: list[str]) -> int:
             usage = "coracle exec [OPTIONS] CONTAINER COMMAND [ARG...]"
             _say(help_text(engine.EXEC, usage, "Run a command in a running container").rstrip())
             return 0
-        return engine.worker(argv, link, _warn)
+        return engine.worker(argv, link, _warn, small)
 
-    return _session(work)
+    return _session(work, small)

@@ -55,9 +55,10 @@ EXEC = Table(
 )
 
 
-def worker(argv: Sequence[str], link: _socket.socket, warn: Callable[[str], None]) -> int:
+def worker(argv: Sequence[str], link: _socket.socket, warn: Callable[[str], None], apart: bool) -> int:
     """Start the command of ``exec argv`` and hand it to the monitor at ``link``; an exit code.
 
+    ``apart`` says that the monitor is this process's parent, and not this process itself later on.
     :raises CoracleError:
     """
     options, rest = parse(EXEC, argv)
@@ -70,7 +71,7 @@ def worker(argv: Sequence[str], link: _socket.socket, warn: Callable[[str], None
     process = container.process()
     if process is None or container.status() not in ("running", "paused"):
         raise ConflictError(f"container {rest[0]} is not running", f"coracle run makes one; {rest[0]} has ended")
-    _start(options, rest[1:], container, process["pid"], link, warn)
+    _start(options, rest[1:], container, process["pid"], link, warn, CLONE_PARENT if apart else 0)
     return 0
 
 
@@ -81,6 +82,7 @@ def _start(
     pid: int,
     link: _socket.socket,
     warn: Callable[[str], None],
+    clone_flags: int,
 ) -> None:
     config = container.config()
     process = _process(options, arguments, config["process"], pid)
@@ -90,7 +92,7 @@ def _start(
     plan = prepare(record, config, process, warn, seccomp)
     world = World(warn)
     files = StandardFiles(options.tty, options.interactive, world)
-    child, opener = start_exec(plan, world, CLONE_PARENT)
+    child, opener = start_exec(plan, world, clone_flags)
     task = {
         "pid": child.pid,
         "terminal": options.tty,

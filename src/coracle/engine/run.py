@@ -32,16 +32,19 @@ _DEATH_MS = 10_000
 LOG_SIZE, LOG_FILES = 16 << 20, 2  # bounded by default; --log-opt max-size, max-file
 
 
-def worker(argv: list[str], link: _socket.socket, warn: Callable[[str], None], say: Callable[[str], None]) -> int:
+def worker(
+    argv: list[str], link: _socket.socket, warn: Callable[[str], None], say: Callable[[str], None], apart: bool
+) -> int:
     """Start the container that ``run argv`` means and hand it to the monitor at ``link``; an exit code.
 
+    ``apart`` says that the monitor is this process's parent, and not this process itself later on.
     :raises CoracleError: with nothing left behind.
     """
     paths = Paths()
     maps = enter_namespace()
     plan = draft(argv, paths, warn, maps, lasting=True)
     _check_terminal(plan)
-    identifier = start(plan, paths, link, warn, maps)
+    identifier = start(plan, paths, link, warn, maps, apart)
     plan.release()
     if plan.options.detach:
         say(identifier)
@@ -91,18 +94,25 @@ def _directories(plan: Draft) -> list[str]:
     return ["rootfs"]
 
 
-def start(plan: Draft, paths: Paths, link: _socket.socket, warn: Callable[[str], None], maps: Maps | None) -> str:
-    """Do the whole plan and open the gate; the container's id."""
+def start(
+    plan: Draft,
+    paths: Paths,
+    link: _socket.socket,
+    warn: Callable[[str], None],
+    maps: Maps | None,
+    apart: bool = True,
+) -> str:
+    """Do the whole plan and open the gate; the container's id.  The monitor becomes the container's parent."""
     world = World(warn)
     world.values["state"] = lambda: _hook_state(plan, paths, world)
     complete_plan = complete(plan, paths)
     files = StandardFiles(plan.options.tty, plan.options.interactive, world)
     gate, opener = os.pipe()
     world.fds["gate"] = gate
-    world.values["meanwhile"] = lambda child: _record(plan, paths, child, world, maps)
+    world.values["meanwhile"] = lambda child: _record(plan, paths, child, world, maps, apart)
     with Undisturbed() as calm:
         try:
-            child = spawn(complete_plan, world, CLONE_PARENT)
+            child = spawn(complete_plan, world, CLONE_PARENT if apart else 0)
         except BaseException:
             os.close(opener)
             raise
@@ -112,9 +122,10 @@ def start(plan: Draft, paths: Paths, link: _socket.socket, warn: Callable[[str],
         try:
             if calm.asked():
                 raise KeyboardInterrupt
-            task = _task(plan, paths, child, maps)
+            entering = apart and maps is not None  # a monitor that was the worker is in the namespace already
+            task = _task(plan, paths, child, entering)
             descriptors = [child.pidfd, lock]
-            if maps is not None:
+            if entering:
                 descriptors.append(os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC))
             hand_over(link, task, descriptors, files)
             handed_over = True
@@ -144,7 +155,7 @@ def _hook_state(plan: Draft, paths: Paths, world: World) -> dict[str, Any]:
     return {"ociVersion": "1.3.0", "id": plan.identifier, "status": "created", "pid": pid, "bundle": bundle}
 
 
-def _record(plan: Draft, paths: Paths, child: Child, world: World, maps: Maps | None) -> None:
+def _record(plan: Draft, paths: Paths, child: Child, world: World, maps: Maps | None, apart: bool) -> None:
     """Write down what was made, before it may run."""
     options = plan.options
     directory = paths.container(plan.identifier)
@@ -172,14 +183,14 @@ def _record(plan: Draft, paths: Paths, child: Child, world: World, maps: Maps | 
         "pid": child.pid,
         "started": start_time(child.pid),
         "started_at": now(),
-        "monitor": os.getppid(),
+        "monitor": os.getppid() if apart else os.getpid(),
         "cgroup": groups.record(plan.group),
         "bundle": directory,
     }
     save(f"{paths.state(plan.identifier)}/state.json", state)
 
 
-def _task(plan: Draft, paths: Paths, child: Child, maps: Maps | None) -> dict[str, Any]:
+def _task(plan: Draft, paths: Paths, child: Child, entering: bool) -> dict[str, Any]:
     """What the monitor has to know."""
     options = plan.options
     return {
@@ -192,7 +203,7 @@ def _task(plan: Draft, paths: Paths, child: Child, maps: Maps | None) -> dict[st
         "log": "" if options.log_driver == "none" else f"{paths.container(plan.identifier)}/log",
         "log_size": options.log_opt.get("max-size", LOG_SIZE),
         "log_files": options.log_opt.get("max-file", LOG_FILES),
-        "userns": maps is not None,
+        "userns": entering,
         "remove": options.remove,
         "timeout": options.timeout,
         "finish": "coracle.engine.finish",

@@ -7,6 +7,9 @@ makes the container's first process the monitor's child (CLONE_PARENT).  Three p
     monitor  this one; lives as long as the container
     worker   reads options, builds the plan, starts the container; ends when it runs
 
+In the foreground the worker becomes the monitor when its work is done: memory is then shared with
+the client as long as that lives, and a start is a fork shorter.
+
 All links are SOCK_SEQPACKET; the first byte of a packet is its kind:
 
     worker → monitor    H hand-over: a record (marshal) and descriptors     C code: nothing to monitor, exit
@@ -40,14 +43,15 @@ BACKLOG = 1 << 20  # bytes a slow client may be behind before the container has 
 MAX_DESCRIPTORS = 8
 
 
-def main(client: _socket.socket, worker: Callable[[_socket.socket], int]) -> None:
-    """Fork the worker, then be the monitor.  Never returns."""
+def main(client: _socket.socket, worker: Callable[[_socket.socket], int], small: bool = True) -> None:
+    """Fork the worker, then be the monitor; or with ``small`` False be both, one after the other.  Never returns."""
     ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
-    pid = os.fork()
-    if pid == 0:
+    if not small:
+        _run_worker(worker, theirs)
+    elif os.fork() == 0:
         ours.close()
         client.close()
-        _run_worker(worker, theirs)
+        os._exit(_run_worker(worker, theirs))
     theirs.close()
     try:
         os.setsid()
@@ -56,16 +60,11 @@ def main(client: _socket.socket, worker: Callable[[_socket.socket], int]) -> Non
         os._exit(0)
 
 
-def _run_worker(worker: Callable[[_socket.socket], int], link: _socket.socket) -> None:
-    code = 125
-    try:
-        code = worker(link)
-    finally:
-        try:
-            link.send(CODE + bytes([code]))
-        except OSError:
-            pass
-        os._exit(code)
+def _run_worker(worker: Callable[[_socket.socket], int], link: _socket.socket) -> int:
+    """Let the worker do its part; its exit code, which the monitor is told as well."""
+    code = worker(link)
+    send(link, CODE + bytes([code]))
+    return code
 
 
 def _oversee(client: _socket.socket, worker: _socket.socket) -> None:
