@@ -89,10 +89,9 @@ def _mount(request: Request, entry: dict[str, Any], cause: str) -> mounts.Mount:
 
 
 def _check_below_proc(destination: str, entry: dict[str, Any], cause: str) -> None:
+    """Below /proc nothing but virtual files may be covered: attr/exec or sys would be written to by the engine."""
     normal = os.path.normpath(destination)
-    if normal.startswith("/proc/") and normal not in _PROC_ALLOWED and entry.get("type") not in ("proc", "tmpfs"):
-        if "/sys/" in normal or normal.count("/") > 2 or entry.get("type") != "bind":
-            return
+    if normal.startswith("/proc/") and normal not in _PROC_ALLOWED and entry.get("type") != "proc":
         raise SpecError(cause, f"cannot mount {normal}: below /proc only files such as /proc/meminfo may be covered")
 
 
