@@ -98,13 +98,13 @@ def _accompany(plan: Plan, world: World, child: Child, done: list[Step], adopted
     if plan.at(PARENT):
         _expect(plan, world, child, GO)
         execute(plan.at(PARENT), world, done)
-        child.link.send(GO)
+        _let_go(child)
     if plan.join_first:
         _adopt(plan, world, child, adopted)
     if plan.at(READY):
         _expect(plan, world, child, MOUNTED)
         execute(plan.at(READY), world, done)
-        child.link.send(GO)
+        _let_go(child)
     if work := world.values.get("meanwhile"):  # the child is busy with its mounts; so should we be
         work(child)
     _expect(plan, world, child, READY_REPORT)
@@ -115,9 +115,12 @@ def _adopt(plan: Plan, world: World, child: Child, adopted: bool) -> None:
     packet = _expect(plan, world, child, PID)
     between, between_fd = child.pid, child.pidfd
     child.pid = unpack_from("i", packet, 1)[0]
-    child.pidfd = os.pidfd_open(child.pid)
+    try:
+        child.pidfd = os.pidfd_open(child.pid)
+    except ProcessLookupError:
+        raise _dead(child) from None
     _tell(world, child)
-    child.link.send(GO)
+    _let_go(child)
     if not adopted:
         os.waitpid(between, 0)
     os.close(between_fd)
@@ -128,7 +131,7 @@ def _expect(plan: Plan, world: World, child: Child, kind: bytes) -> bytes:
 
     :raises CoracleError: that the child or the launcher reported, or that it died.
     """
-    while packet := child.link.recv(_PACKET):
+    while packet := _receive(child):
         if packet.startswith(kind):
             return packet
         first = packet[:1]
@@ -142,7 +145,25 @@ def _expect(plan: Plan, world: World, child: Child, kind: bytes) -> bytes:
             raise _answer_error(packet)
         elif packet.startswith(REPORT):
             raise launch_error(plan, launcher.read_report(packet)[0], child.note)
-    raise CoracleError(f"the container's first process died during set-up{_cause_of_death(child)}")
+    raise _dead(child)
+
+
+def _receive(child: Child) -> bytes:
+    try:
+        return child.link.recv(_PACKET)
+    except ConnectionResetError:  # it died with something of ours unread
+        return b""
+
+
+def _let_go(child: Child) -> None:
+    try:
+        child.link.send(GO)
+    except OSError:
+        raise _dead(child) from None
+
+
+def _dead(child: Child) -> CoracleError:
+    return CoracleError(f"the container's first process died during set-up{_cause_of_death(child)}")
 
 
 def _cause_of_death(child: Child) -> str:

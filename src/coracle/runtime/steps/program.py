@@ -6,7 +6,7 @@ import os
 from stat import S_ISCHR, S_ISFIFO, S_ISREG, S_ISSOCK
 
 from coracle.errors import CannotExecuteError, CommandNotFoundError, KernelError
-from coracle.linux import terminal
+from coracle.linux import mount, terminal
 from coracle.linux.shell import quote
 from coracle.linux.syscall import syscall
 from coracle.runtime.executable import diagnose
@@ -83,11 +83,18 @@ class EnterDirectory(Step):
         self.path = path
 
     def do(self, world: World) -> None:
-        try:
-            os.chdir(self.path)
+        try:  # no link of /proc leads there: /proc/self/fd/7 is a descriptor of the engine's
+            fd = mount.openat2(mount.AT_FDCWD, self.path, mount.O_PATH | os.O_DIRECTORY, mount.RESOLVE_NO_MAGICLINKS)
         except PermissionError:  # such as a home directory on NFS: once more as the user
             world.values["chdir as user"] = True
             return
+        try:
+            os.fchdir(fd)
+        except PermissionError:
+            world.values["chdir as user"] = True
+            return
+        finally:
+            os.close(fd)
         here = os.getcwd()
         if not here.startswith("/") or here.startswith("(unreachable)"):
             raise KernelError(1, "change directory", self.path, "it leads out of the container")
@@ -99,7 +106,11 @@ class EnterDirectory(Step):
         return []  # part of the last line
 
     def hint(self, errno: int) -> str:
-        return {20: "it is not a directory", 2: "there is no such directory"}.get(errno, "")
+        return {
+            20: "it is not a directory",
+            2: "there is no such directory",
+            40: "it leads through a link of /proc, where the engine's own descriptors are",
+        }.get(errno, "")
 
 
 class FindProgram(Step):
