@@ -40,7 +40,7 @@ def explain(argv: list[str]) -> int:
         print(help_text(TABLE, USAGE, "Print the plan that a command would carry out, and do nothing"), end="")
         return 0
     options, rest = parse(TABLE, argv)
-    if not rest or rest[0] not in ("run", "create"):
+    if not rest or rest[0] != "run":
         raise UsageError("explain needs a command to explain", "coracle explain run IMAGE COMMAND")
     made, plan, how = _plan_of_run(rest[1:])
     if getattr(options, "as") == "json":
