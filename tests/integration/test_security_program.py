@@ -127,17 +127,17 @@ def plant(root):
 
 
 IMPORTING = {
-    "plain": ("--rm", "true"),
-    "a user by name": ("--rm", "-u", "web:staff", "true"),
-    "an unknown user": ("--rm", "-u", "nobody-here", "true"),
-    "a missing program": ("--rm", "no-such-program"),
-    "a broken program": ("--rm", "/etc/nsswitch.conf"),
-    "a missing directory": ("--rm", "-w", "/etc/passwd/x", "true"),
-    "names beyond ASCII": ("--rm", "-h", "host", "-e", "Ä=ö", "echo", "ü"),
-    "a bad mount": ("--rm", "--tmpfs", "/x:size=nonsense", "true"),
-    "a bad sysctl": ("--rm", "--sysctl", "net.ipv4.no_such=1", "true"),
-    "init, hostname, ulimit": ("--rm", "--init", "-h", "box", "--ulimit", "nofile=99", "true"),
-    "PYTHONPATH of the container": ("--rm", "-e", "PYTHONPATH=/python", "-e", "PYTHONHOME=/python", "true"),
+    "plain": ((), "true"),
+    "a user by name": (("-u", "web:staff"), "true"),
+    "an unknown user": (("-u", "nobody-here"), "true"),
+    "a missing program": ((), "no-such-program"),
+    "a broken program": ((), "/etc/nsswitch.conf"),
+    "a missing directory": (("-w", "/etc/passwd/x"), "true"),
+    "names beyond ASCII": (("-h", "host", "-e", "Ä=ö"), "ü"),
+    "a bad mount": (("--tmpfs", "/x:size=nonsense"), "true"),
+    "a bad sysctl": (("--sysctl", "net.ipv4.no_such=1"), "true"),
+    "init, host name, ulimit": (("--init", "-h", "box", "--ulimit", "nofile=99"), "true"),
+    "PYTHONPATH of the container": (("-e", "PYTHONPATH=/python", "-e", "PYTHONHOME=/python"), "true"),
 }
 
 
@@ -150,12 +150,8 @@ def planted(playground):
 
 @pytest.mark.parametrize("kind", IMPORTING)
 def test_no_code_of_the_image_runs_in_the_engine(planted, shared_store, kind):
-    options, command = list(IMPORTING[kind]), []
-    while options and not (options[-1] in ("true",) and command) and len(command) < 1:
-        command.insert(0, options.pop())
-    if kind == "names beyond ASCII":
-        command = [options.pop(), *command]
-    result = shared_store.run(*options, "--rootfs", planted, *command)
+    options, command = IMPORTING[kind]
+    result = shared_store.run("--rm", *options, "--rootfs", planted, command)
     assert "PLANTED" not in result.err + result.out and not (planted / "planted").exists(), result
     assert "Traceback" not in result.err
 
