@@ -148,7 +148,7 @@ def test_writes_to_proc_cannot_be_redirected(own_root, clean_store, outside):
 
 
 def test_nothing_but_virtual_files_covers_proc(busybox, clean_store, playground):
-    file = playground / "planted"
+    file = playground / "virtual-file"
     file.write_text("planted")
     for place in ("self/attr/exec", "sys/kernel/core_pattern", "1/oom_score_adj"):
         result = clean_store.run("--rm", "-v", f"{file}:/proc/{place}", "--rootfs", busybox, "true")

@@ -46,12 +46,17 @@ def _await(watch: OomWatch | None, seconds: float, identifier: str) -> bool:
         poll.register(watch.fileno(), watch.events)
     while (left := deadline - time.monotonic()) > 0:
         if poll.poll(left * 1000) and watch is not None:
-            kills = watch.read()
+            _report_kills(watch, identifier)
             if watch.gone:
                 return False
-            for _ in range(kills):
-                write(1, dumps({"type": "oom", "id": identifier}) + "\n")
+    if watch is not None:  # version 1 wakes us before it kills, and counts after
+        _report_kills(watch, identifier)
     return True
+
+
+def _report_kills(watch: OomWatch, identifier: str) -> None:
+    for _ in range(watch.read()):
+        write(1, dumps({"type": "oom", "id": identifier}) + "\n")
 
 
 def duration(text: str) -> float:
