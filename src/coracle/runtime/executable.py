@@ -9,6 +9,7 @@ from coracle.linux.syscall import MACHINE
 
 _HEAD = 4096
 _PT_INTERP = 3
+_SCRIPT_DEPTH = 4  # so many scripts may interpret each other (execve(2), "Interpreter scripts")
 
 # e_machine of elf(5) → what uname(2) calls it
 _MACHINES = {
@@ -25,7 +26,7 @@ _MACHINES = {
 _RUNS_ON = {"x86_64": ("x86_64", "i386"), "aarch64": ("aarch64", "arm")}
 
 
-def diagnose(path: str) -> str:
+def diagnose(path: str, depth: int = 0) -> str:
     """A reason why execve(2) of ``path`` would fail, or "" if nothing looks wrong."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -38,7 +39,7 @@ def diagnose(path: str) -> str:
     finally:
         os.close(fd)
     if head.startswith(b"#!"):
-        return _diagnose_script(head)
+        return _diagnose_script(head, depth)
     if head.startswith(b"\x7fELF"):
         return _diagnose_elf(head)
     if not head:
@@ -46,14 +47,15 @@ def diagnose(path: str) -> str:
     return "it is neither an ELF program nor a script that starts with #!"
 
 
-def _diagnose_script(head: bytes) -> str:
+def _diagnose_script(head: bytes, depth: int) -> str:
     line = head[2:].split(b"\n", 1)[0]
     interpreter = os.fsdecode(line.split()[0]) if line.split() else ""
     if line.endswith(b"\r"):
         return "the first line ends with a carriage return: convert the script from DOS to Unix line ends"
     if interpreter and not os.path.exists(interpreter):
         return f"its interpreter {interpreter} does not exist in the container"
-    return ""
+    reason = diagnose(interpreter, depth + 1) if interpreter and depth < _SCRIPT_DEPTH else ""
+    return f"its interpreter {interpreter} cannot be executed: {reason}" if reason else ""
 
 
 def _diagnose_elf(head: bytes) -> str:
