@@ -120,6 +120,8 @@ def read(path: str) -> bytes:
         while chunk := os.read(fd, 1 << 16):
             chunks.append(chunk)
         return b"".join(chunks)
+    except OSError as error:  # a directory, a disk that fails: read(2) does not say of what
+        raise OSError(error.errno, error.strerror, path) from None
     finally:
         os.close(fd)
 

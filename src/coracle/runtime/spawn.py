@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import _socket
 import os
+import select
 import sys
 from struct import calcsize, pack, unpack_from
 
@@ -28,6 +29,7 @@ REPORT = b"clr"  # the launcher's records begin with this
 READY_REPORT = b"clrR"
 _ERROR_FORMAT = "ii"
 _PACKET = 65536
+_DEATH_MS = 1000
 _CODES: dict[int, type[CoracleError]] = {126: CannotExecuteError, 127: CommandNotFoundError}
 ENOENT, ENOTDIR = 2, 20
 
@@ -168,6 +170,9 @@ def _dead(child: Child) -> CoracleError:
 
 def _cause_of_death(child: Child) -> str:
     """How it ended, if we may ask; a small memory limit is the usual reason."""
+    poll = select.poll()
+    poll.register(child.pidfd, select.POLLIN)
+    poll.poll(_DEATH_MS)  # its descriptors close before it has ended
     try:
         result = os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOWAIT | os.WNOHANG)
     except OSError:
@@ -179,8 +184,11 @@ def _cause_of_death(child: Child) -> str:
 
 def _step_error(plan: Plan, packet: bytes) -> CoracleError:
     number, errno = unpack_from(_ERROR_FORMAT, packet, 1)
-    path = packet[1 + calcsize(_ERROR_FORMAT) :].decode("utf-8", "surrogateescape")
-    return failure(plan.steps[number], OSError(errno, os.strerror(errno), path or None))
+    details = packet[1 + calcsize(_ERROR_FORMAT) :].decode("utf-8", "surrogateescape")
+    path, _, explanation = details.partition("\0")
+    error = failure(plan.steps[number], OSError(errno, os.strerror(errno), path or None))
+    error.hint = explanation or error.hint  # the kernel's own words are better than a guess
+    return error
 
 
 def _answer_error(packet: bytes) -> CoracleError:
@@ -266,7 +274,8 @@ def _do(steps: list[Step], plan: Plan, world: World, link: _socket.socket) -> No
         except OSError as error:
             path = error.filename if isinstance(error.filename, str) else ""
             number = next(index for index, other in enumerate(plan.steps) if other is step)
-            details = path.encode("utf-8", "surrogateescape")
+            explanation = error.strerror if error.strerror != os.strerror(error.errno or 0) else ""
+            details = f"{path}\0{explanation or ''}".encode("utf-8", "surrogateescape")
             _send(link, ERROR + pack(_ERROR_FORMAT, number, error.errno or 0) + details)
             os._exit(125)
 
