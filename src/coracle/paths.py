@@ -21,6 +21,8 @@ from __future__ import annotations
 
 import os
 
+ROOTS_STORE, ROOTS_RUN = "/var/lib/coracle", "/run/coracle"
+
 
 def _user_directory(variable: str, fallback: str) -> str:
     value = os.environ.get(variable, "")
@@ -31,8 +33,10 @@ def default_root() -> str:
     """The storage root of the calling user; ``$CORACLE_ROOT`` overrides it."""
     if override := os.environ.get("CORACLE_ROOT"):
         return os.path.abspath(override)
-    if os.geteuid() == 0:
-        return "/var/lib/coracle"
+    return ROOTS_STORE if os.geteuid() == 0 else _users_store()
+
+
+def _users_store() -> str:
     data = _user_directory("XDG_DATA_HOME", os.path.join(os.environ.get("HOME", "/"), ".local/share"))
     return os.path.join(data, "coracle")
 
@@ -41,9 +45,16 @@ def default_run() -> str:
     """The run-time state directory of the calling user; ``$CORACLE_RUN`` overrides it."""
     if override := os.environ.get("CORACLE_RUN"):
         return os.path.abspath(override)
-    if os.geteuid() == 0:
-        return "/run/coracle"
+    return ROOTS_RUN if os.geteuid() == 0 else _users_run()
+
+
+def _users_run() -> str:
     return os.path.join(_user_directory("XDG_RUNTIME_DIR", f"/tmp/coracle-run-{os.getuid()}"), "coracle")
+
+
+def usual_places() -> list[str]:
+    """Where root and this user keep containers unless told otherwise, to be hidden from a clone of the machine."""
+    return [ROOTS_STORE, ROOTS_RUN, _users_store(), _users_run()]
 
 
 class Paths:

@@ -145,7 +145,7 @@ IMPORTING = {
 def planted(playground):
     from containers import make_root
 
-    return plant(make_root(playground / "planted"))
+    return plant(make_root(playground / "planted-root"))
 
 
 @pytest.mark.parametrize("kind", IMPORTING)

@@ -195,7 +195,10 @@ def _make_config(result: Draft, paths: Paths, warn: Callable[[str], None], maps:
         spaces = result.config["linux"]["namespaces"]
         result.config["linux"]["namespaces"] = [space for space in spaces if space["type"] != "user"]
     if result.image == HOST:
-        result.config["linux"].setdefault("maskedPaths", []).extend([paths.root, paths.run])
+        from coracle.paths import usual_places
+
+        hidden = dict.fromkeys([paths.root, paths.run, *usual_places()])
+        result.config["linux"].setdefault("maskedPaths", []).extend(hidden)
     result.files = _etc_files(options, built.hostname)
     if own_passwd is not None:
         result.files["passwd"] = own_passwd
